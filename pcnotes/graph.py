@@ -1,0 +1,391 @@
+"""Cut a computation at modules: vertices, values, predictions, errors, edges.
+
+While the user's closure runs, a hook on each chosen module keeps the module's output as
+the *prediction* of a vertex and hands a *value*, a leaf of autograd, downstream in its
+place. After the run every local graph reaches from a prediction back to its parents'
+values and to the module's parameters, and no further: whatever a rule differentiates is
+local, because there is no other path.
+"""
+
+from __future__ import annotations
+
+import sys
+import threading
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor, nn
+
+from .evaluation import Errors, Evaluation, Uncut, add, leaves
+from .outputs import map_tensors
+from .replay import Replay, refuse_changes
+from .selection import At, Models, as_models, select
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+
+Closure = Callable[[], Tensor]
+# (module's name, how often it had been called, path inside what it returned)
+Key = tuple[str, int, str]
+
+_running = threading.local()
+
+
+def cut(model: Models, closure: Closure, at: At = None) -> Graph:
+    """The graph of one evaluation of `closure`, cut at the chosen modules.
+
+    model: a module or a list of modules. closure: takes no argument, runs the model and
+    returns the scalar loss. at: which module calls are vertices. None means the
+    innermost calls of modules that own parameters; otherwise a module type, a name
+    (`*` within one component, `**` across dots), a module, a predicate
+    `(name, module) -> bool`, or a list of these.
+
+    Gradients, buffers and random states are left as they were.
+
+    >>> import torch, pcnotes as pc
+    >>> model = torch.nn.Sequential(torch.nn.Linear(3, 4), torch.nn.Linear(4, 2))
+    >>> graph = pc.cut(model, lambda: model(torch.ones(5, 3)).square().sum())
+    >>> graph.vertices, graph.hidden, graph.outputs, graph.levels
+    (('0', '1'), ('0',), ('1',), {'0': 1, '1': 0})
+    """
+    graph = Graph(model, closure, at)
+    with graph.unwinding():
+        graph.evaluate()
+        graph.rewind()
+    return graph
+
+
+class Graph:
+    """What a rule works on: a closure that can be evaluated at any values.
+
+    vertices: names of the reached vertices in order of execution. hidden: those that
+    feed another vertex. outputs: those that feed the loss alone. unreached: cut, but
+    the loss does not depend on them. parents, levels: mappings by name; the level of a
+    vertex is the largest number of edges from it to the loss, 0 for outputs. depth: the
+    largest level, K. loss: the feed-forward loss. last: the evaluation that pull() and
+    the parameters' gradient use; a rule may set it to an earlier one. work: how many
+    "evaluations" and vector-Jacobian products of vertices ("vjps") were spent.
+    """
+
+    vertices: tuple[str, ...]
+    hidden: tuple[str, ...]
+    outputs: tuple[str, ...]
+    unreached: tuple[str, ...]
+    parents: dict[str, tuple[str, ...]]
+    levels: dict[str, int]
+    depth: int
+    loss: Tensor
+    last: Evaluation
+
+    def __init__(self, model: Models, closure: Closure, at: At = None) -> None:
+        if not callable(closure):
+            raise TypeError(
+                "closure must be a function without arguments that runs the model and "
+                f"returns the scalar loss, got {type(closure).__name__}"
+            )
+        if getattr(_running, "active", False):
+            raise RuntimeError("pcnotes was called from inside a closure of its own")
+        if not torch.is_grad_enabled():
+            raise RuntimeError(
+                "gradients are disabled here (torch.no_grad or inference_mode); "
+                "call pcnotes outside of it"
+            )
+        self._models = as_models(model)
+        self._places = select(model, at)
+        self._innermost = at is None
+        self._closure = closure
+        self._replay = Replay(self._models)
+        self._names: dict[Key, str] | None = None
+        self.feedforward: Evaluation | None = None
+        self.work: Counter[str] = Counter()
+
+    def evaluate(self, values: Errors | None = None) -> Evaluation:
+        """Run the closure with these values; None is the feed-forward pass.
+
+        values: {hidden vertex: tensor}; a vertex that is not named hands its prediction
+        on. The result is also `graph.last`, which pull() and the final gradient use.
+        """
+        if values is not None:
+            self.last = self.probe(values)
+        elif self.feedforward is None:
+            self.last = self.feedforward = self.probe({})
+        else:
+            self.last = self.feedforward
+        return self.last
+
+    def probe(self, values: Errors) -> Evaluation:
+        """An evaluation that does not become the last one."""
+        loss, records = self._run(self._keys(values), uncut=False)
+        names = self._name(records)
+        evaluation = Evaluation(
+            loss,
+            {names[k]: mu for k, (mu, _) in records.items()},
+            {names[k]: v for k, (_, v) in records.items()},
+            self.work,
+        )
+        if not hasattr(self, "vertices"):
+            self._read_structure(evaluation)
+        evaluation._keep(self.hidden, self.outputs)
+        return evaluation
+
+    def uncut(self) -> Uncut:
+        """Run the closure with nothing cut, for comparison with backpropagation."""
+        loss, records = self._run({}, uncut=True)
+        names = self._name(records)
+        return Uncut(
+            loss,
+            {names[k]: mu for k, (mu, _) in records.items()},
+            {names[k]: edge for k, (_, edge) in records.items()},
+            self.work,
+        )
+
+    def pull(self, errors: Errors, loss: float = 1.0) -> dict[str, Tensor]:
+        """Jᵀε + loss·g at the last evaluation, for every hidden vertex."""
+        return self.last.pull(errors, loss)
+
+    def zeros(self) -> dict[str, Tensor]:
+        """A zero error for every hidden vertex."""
+        return self.last.zeros()
+
+    @property
+    def predictions(self) -> dict[str, Tensor]:
+        """μ of every vertex at the last evaluation."""
+        return self.last.predictions
+
+    def sweep(self) -> dict[str, Tensor]:
+        """Every hidden vertex's error from its children's, once, in reverse order.
+
+        At unit step and frozen linearisation any order that visits children first is
+        exact (`fp-asynchronous`); this one costs one Jacobian per vertex.
+        """
+        arrived = dict(self.last.loss_gradient)
+        for level in range(1, self.depth + 1):
+            complete = {i: e for i, e in arrived.items() if self.levels[i] == level}
+            arrived = add(arrived, self.last.vjp(complete))
+        return {i: arrived[i] for i in self.hidden}
+
+    def accumulate(
+        self, errors: Errors, gradient: float | Tensor | None = None
+    ) -> None:
+        """Add the gradient of the parameters at the last evaluation to `.grad`."""
+        self.last.accumulate(errors, gradient)
+        self.feedforward = None
+
+    def rewind(self) -> None:
+        """Put buffers and random states back to where they were before."""
+        self._replay.rewind()
+
+    def versions(self) -> tuple[int, ...]:
+        """Changes when a parameter does."""
+        return tuple(p._version for m in self._models for p in m.parameters())
+
+    @contextmanager
+    def unwinding(self) -> Iterator[None]:
+        """If something fails in here, the model is left as it was found."""
+        try:
+            yield
+        except Exception:
+            self.rewind()
+            raise
+
+    def _run(
+        self, values: dict[Key, Tensor], uncut: bool
+    ) -> tuple[Tensor, dict[Key, tuple[Tensor, Any]]]:
+        """One run of the closure under hooks; the first one is the one that counts."""
+        records: dict[Key, tuple[Tensor, Any]] = {}
+        if self.work["evaluations"]:
+            with self._replay.again(), self._hooks(records, values, uncut):
+                loss = self._closure()
+        else:
+            with refuse_changes(self._models), self._hooks(records, values, uncut):
+                loss = self._closure()
+        _check_loss(loss)
+        if not uncut and any(leaf.grad is not None for _, leaf in records.values()):
+            raise RuntimeError(
+                "the closure called backward(); it must only return the loss"
+            )
+        if not self.work["evaluations"]:
+            self.loss = loss.detach()
+        self.work["evaluations"] += 1
+        if not records:
+            tried = ", ".join(list(self._places.values())[:8]) or "none owns parameters"
+            raise RuntimeError(
+                "no vertex was called: the closure called none of the chosen modules "
+                f"with gradients on. Chosen were: {tried}"
+            )
+        return loss, records
+
+    @contextmanager
+    def _hooks(
+        self,
+        records: dict[Key, tuple[Tensor, Any]],
+        values: dict[Key, Tensor],
+        uncut: bool,
+    ) -> Iterator[None]:
+        calls = dict.fromkeys(self._places, 0)
+        started: dict[nn.Module, list[int]] = {m: [] for m in self._places}
+
+        def before(module: nn.Module, args: Any) -> None:
+            started[module].append(len(records))
+
+        def after(module: nn.Module, args: Any, output: Any) -> Any:
+            inner = len(records) > started[module].pop()
+            if inner and self._innermost:
+                return None
+            call = calls[module]
+            calls[module] += 1
+            handed: dict[int, Tensor] = {}  # a tensor returned twice is one vertex
+
+            def hand(path: str, mu: Tensor) -> Tensor:
+                if not (mu.requires_grad and mu.is_floating_point()):
+                    return mu
+                if id(mu) not in handed:
+                    key = (self._places[module], call, path)
+                    handed[id(mu)] = _record(records, key, mu, values.get(key), uncut)
+                return handed[id(mu)]
+
+            return map_tensors(output, hand)
+
+        handles = [m.register_forward_pre_hook(before) for m in self._places]
+        handles += [m.register_forward_hook(after) for m in self._places]
+        _running.active = True
+        try:
+            with _eager():
+                yield
+        finally:
+            _running.active = False
+            for handle in handles:
+                handle.remove()
+
+    def _name(self, records: Mapping[Key, Any]) -> dict[Key, str]:
+        """`module@k` for the k-th call of several, then the path in its output."""
+        if self._names is None:
+            calls: dict[str, int] = {}
+            for module, call, _ in records:
+                calls[module] = max(calls.get(module, 0), call + 1)
+            self._names = {
+                (module, call, path): module
+                + (f"@{call + 1}" if calls[module] > 1 else "")
+                + path
+                for module, call, path in records
+            }
+        if list(self._names) != list(records):
+            raise RuntimeError(
+                "the closure called other modules than in its first evaluation; it "
+                "must do the same each time, whatever the values are"
+            )
+        return self._names
+
+    def _keys(self, values: Errors) -> dict[Key, Tensor]:
+        if not values:
+            return {}
+        if not hasattr(self, "vertices"):
+            self.evaluate()
+        keys = {name: key for key, name in (self._names or {}).items()}
+        for i in values:
+            if i not in self.hidden:
+                known = ", ".join(self.hidden) or "none"
+                raise KeyError(f"{i!r} has no free value; hidden vertices are {known}")
+        return {keys[i]: v for i, v in values.items()}
+
+    def _read_structure(self, evaluation: Evaluation) -> None:
+        owner = {id(v): i for i, v in evaluation._values.items()}
+
+        def direct(root: Tensor) -> tuple[str, ...]:
+            found = {owner[id(t)] for t in leaves([root]) if id(t) in owner}
+            return tuple(i for i in evaluation._values if i in found)
+
+        order = list(evaluation._values)
+        parents = {i: direct(evaluation._predictions[i]) for i in order}
+        levels = dict.fromkeys(direct(evaluation._loss), 0)
+        hidden = set()
+        for child in reversed(order):
+            if child not in levels:
+                continue
+            if child in hidden:
+                levels[child] = max(levels[child], 1)
+            for parent in parents[child]:
+                hidden.add(parent)
+                levels[parent] = max(levels.get(parent, 0), levels[child] + 1)
+        self.vertices = tuple(i for i in order if i in levels)
+        self.hidden = tuple(i for i in self.vertices if i in hidden)
+        self.outputs = tuple(i for i in self.vertices if i not in hidden)
+        self.unreached = tuple(i for i in order if i not in levels)
+        self.parents = {i: parents[i] for i in self.vertices}
+        self.levels = {i: levels[i] for i in self.vertices}
+        self.depth = max(self.levels.values(), default=0)
+
+    def plot(self, **options: Any) -> Axes:
+        """Draw the vertices by level; options as in `pcnotes.plots.graph`."""
+        from . import plots
+
+        return plots.graph(self, **options)
+
+    def __repr__(self) -> str:
+        if not hasattr(self, "vertices"):
+            return "Graph(not evaluated yet)"
+        return (
+            f"Graph({len(self.vertices)} vertices, {len(self.outputs)} outputs, "
+            f"depth {self.depth}, {len(self.unreached)} unreached)"
+        )
+
+
+def _eager() -> AbstractContextManager[object]:
+    """Run compiled models as they were written: their compiled form skips hooks."""
+    if "torch._dynamo" not in sys.modules:  # importing it takes seconds
+        return nullcontext()
+    return torch.compiler.set_stance("force_eager")
+
+
+def _record(
+    records: dict[Key, tuple[Tensor, Any]],
+    key: Key,
+    mu: Tensor,
+    value: Tensor | None,
+    uncut: bool,
+) -> Tensor:
+    """Keep a prediction and return what goes downstream in its place."""
+    if mu.grad_fn is None:
+        mu = mu.view_as(mu)  # a module that returns its parameter or its input
+    if uncut:
+        records[key] = (mu, torch.autograd.graph.get_gradient_edge(mu))
+        return mu
+    if value is None:
+        value = mu
+    elif value.shape != mu.shape:
+        raise ValueError(
+            f"the value given for module {key[0]!r} has shape {tuple(value.shape)}, "
+            f"its prediction {tuple(mu.shape)}"
+        )
+    leaf = value.detach().to(mu.dtype).requires_grad_()
+    records[key] = (mu, leaf)
+    # A copy goes downstream: in-place operations there are allowed, as on any output,
+    # and must not write into the value.
+    return leaf.clone()
+
+
+def _check_loss(loss: Any) -> None:
+    if not isinstance(loss, Tensor):
+        raise TypeError(
+            "closure must return the scalar loss, a tensor with one element; "
+            f"it returned {type(loss).__name__}"
+        )
+    if loss.dim() != 0 and loss.numel() != 1:
+        raise ValueError(
+            "closure must return a scalar loss; it returned a tensor of shape "
+            f"{tuple(loss.shape)} (reduce it with .sum() or .mean())"
+        )
+    if not loss.is_floating_point():
+        raise TypeError(f"the loss must be a floating-point tensor, it is {loss.dtype}")
+    if not loss.requires_grad:
+        raise RuntimeError(
+            "the loss does not require grad: closure must return the tensor itself (no "
+            ".item(), .detach() or torch.no_grad()), of parameters that require grad"
+        )
+    if not bool(torch.isfinite(loss)):
+        raise FloatingPointError(
+            f"the loss is not finite: closure returned {loss.item()}"
+        )

@@ -1,0 +1,294 @@
+"""What a user calls: backward, infer, compare."""
+
+from __future__ import annotations
+
+import html
+from collections.abc import Iterator, Mapping, Sequence
+from functools import cached_property
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from .evaluation import Errors
+from .graph import Closure, Graph
+from .rules import FixedPrediction, Rule, check_rule, last_errors, run
+from .selection import At, Models, named_parameters
+
+
+def backward(
+    model: Models,
+    closure: Closure,
+    rule: Rule | None = None,
+    at: At = None,
+    gradient: float | Tensor | None = None,
+) -> Tensor:
+    """Put the gradient that `rule` computes into `.grad`; return the loss.
+
+    The one-line change: `loss.backward()` becomes `pc.backward(model, closure, rule)`,
+    where `closure` takes no argument, runs the model and returns the scalar loss. The
+    rest of the loop (optimizer, zero_grad) stays: gradients are added, only for
+    parameters that require grad, and parameters that the loss does not depend on keep
+    None. Returns the loss of the feed-forward pass, detached.
+
+    rule: `FixedPrediction()` if not given, which equals backpropagation on every model
+    (`fp-finite-termination`). at: which module calls are vertices, see `pcnotes.cut`.
+    gradient: a factor on what is added to `.grad`, as in `Tensor.backward`.
+
+    >>> import torch, pcnotes as pc
+    >>> net = torch.nn.Sequential(torch.nn.Linear(3, 4), torch.nn.Linear(4, 2))
+    >>> x, y = torch.ones(5, 3), torch.zeros(5, 2)
+    >>> loss = pc.backward(net, lambda: torch.nn.functional.mse_loss(net(x), y))
+    >>> loss.shape, net[0].weight.grad.shape
+    (torch.Size([]), torch.Size([4, 3]))
+    """
+    graph = Graph(model, closure, at)
+    with graph.unwinding():
+        errors = _finite(
+            last_errors(FixedPrediction() if rule is None else rule, graph)
+        )
+        graph.accumulate(errors, gradient)
+    return graph.loss
+
+
+class State:
+    """One state of inference, after `step` updates of the values.
+
+    errors: ε of every vertex (for outputs ∂loss/∂μ). values: v of every hidden vertex.
+    predictions: μ of every vertex, as the rule used them. energy: the sum of ½‖μ - v‖²
+    over hidden vertices plus the loss, at the values of this state and with the
+    predictions that belong to them. loss: the loss at these values. All are shaped as
+    the modules' outputs; ε = μ - v.
+
+    A state stays valid after later ones. Where energy and loss need an evaluation of
+    their own (a rule with frozen predictions), they are to be read while the state is
+    the newest.
+    """
+
+    def __init__(self, step: int, graph: Graph, errors: Errors) -> None:
+        used = graph.last
+        used.check_complete(errors)
+        self.step = step
+        hidden = {i: errors[i].detach().clone() for i in graph.hidden}
+        self.errors: dict[str, Tensor] = {**hidden, **used.output_errors}
+        self.predictions = used.predictions
+        frozen = used is graph.feedforward and step > 0
+        self.values: dict[str, Tensor] = (
+            {i: used.predictions[i] - hidden[i] for i in hidden}
+            if frozen
+            else used.values
+        )
+        self._graph: Graph | None = graph
+        self._versions = graph.versions()
+        self._own = None if frozen else (hidden, used.loss)
+
+    @property
+    def energy(self) -> Tensor:
+        """E at the values of this state."""
+        errors, loss = self._at_values
+        squares = [e.square().sum() for e in errors.values()]
+        return sum(squares, torch.zeros_like(loss)) / 2 + loss
+
+    @property
+    def loss(self) -> Tensor:
+        """The loss at the values of this state."""
+        return self._at_values[1]
+
+    @cached_property
+    def _at_values(self) -> tuple[Errors, Tensor]:
+        if self._own is not None:
+            return self._own
+        graph = self._graph
+        if graph is None or graph.versions() != self._versions:
+            raise RuntimeError(
+                f"energy and loss of step {self.step} need an evaluation of their own: "
+                "read them while the state is the newest and the parameters unchanged"
+            )
+        at = graph.probe(self.values)
+        return {i: at.predictions[i] - v for i, v in self.values.items()}, at.loss
+
+    def _is_past(self) -> None:
+        self._graph = None
+
+    def __repr__(self) -> str:
+        return f"State(step={self.step}, {len(self.values)} values)"
+
+
+def infer(
+    model: Models, closure: Closure, rule: Rule | None = None, at: At = None
+) -> Iterator[State]:
+    """Watch `rule` at work: a generator of n + 1 states, step 0 the feed-forward pass.
+
+    Arguments as for `backward`; `.grad` is not touched. Between states no hook is
+    installed, and buffers and random states are as after one evaluation. Stop whenever
+    you like.
+
+    >>> import torch, pcnotes as pc
+    >>> net = torch.nn.Sequential(torch.nn.Linear(2, 2), torch.nn.Linear(2, 1))
+    >>> rule = pc.FixedPrediction(step_size=0.5, steps=3)
+    >>> [s.step for s in pc.infer(net, lambda: net(torch.ones(1, 2)).sum(), rule)]
+    [0, 1, 2, 3]
+    """
+    chosen = FixedPrediction() if rule is None else check_rule(rule)
+    return _states(Graph(model, closure, at), chosen)
+
+
+def _states(graph: Graph, rule: Rule) -> Iterator[State]:
+    with graph.unwinding():
+        state = None
+        for step, errors in enumerate(run(rule, graph)):
+            if state is not None:
+                state._is_past()
+            state = State(step, graph, errors)
+            yield state
+
+
+class Comparison:
+    """How close rules come to backpropagation, from `compare`. Print it.
+
+    rows: one dict per rule with `rule`, `relative_error` and `cosine` (over all
+    parameters together), `evaluations`, `vjps`, and by name `parameters` and `vertices`
+    (their own relative error and cosine), and `untouched`: hidden vertices whose error
+    is still exactly zero although backpropagation's is not.
+    """
+
+    def __init__(self, rows: list[dict[str, Any]], depth: int) -> None:
+        self.rows = rows
+        self.depth = depth
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain numbers and names, ready for json."""
+        return {"depth": self.depth, "rules": self.rows}
+
+    def __str__(self) -> str:
+        cells = [self._columns(), *map(self._cells, self.rows)]
+        widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
+        lines = [
+            "  ".join(
+                [c[0].ljust(widths[0])]
+                + [x.rjust(w) for x, w in zip(c[1:], widths[1:], strict=True)]
+            )
+            for c in cells
+        ]
+        return "\n".join([*lines, *self._notes()])
+
+    def _repr_html_(self) -> str:
+        def row(cells: Sequence[str], tag: str) -> str:
+            return "".join(f"<{tag}>{html.escape(c)}</{tag}>" for c in cells)
+
+        body = "".join(f"<tr>{row(self._cells(r), 'td')}</tr>" for r in self.rows)
+        notes = "".join(f"<p>{html.escape(n)}</p>" for n in self._notes())
+        head = f"<thead><tr>{row(self._columns(), 'th')}</tr></thead>"
+        return f"<table>{head}<tbody>{body}</tbody></table>{notes}"
+
+    __repr__ = __str__
+
+    @staticmethod
+    def _columns() -> list[str]:
+        return ["rule", "relative error", "cosine", "evaluations", "vjps"]
+
+    @staticmethod
+    def _cells(row: dict[str, Any]) -> list[str]:
+        numbers = [f"{row['relative_error']:.1e}", f"{row['cosine']:.6f}"]
+        return [row["rule"], *numbers, str(row["evaluations"]), str(row["vjps"])]
+
+    def _notes(self) -> list[str]:
+        return [
+            f"{row['rule']} leaves {', '.join(row['untouched'])} untouched: the graph "
+            f"is {self.depth} edges deep, and the errors have not arrived there."
+            for row in self.rows
+            if row["untouched"]
+        ]
+
+
+def compare(
+    model: Models, closure: Closure, rules: Sequence[Rule], at: At = None
+) -> Comparison:
+    """Hold the gradients of several rules against plain autograd.
+
+    Leaves `.grad`, buffers and random states as they were. `print` the result, or take
+    its `to_dict()`.
+
+    >>> import torch, pcnotes as pc
+    >>> net = torch.nn.Sequential(torch.nn.Linear(2, 3), torch.nn.Linear(3, 1)).double()
+    >>> x = torch.ones(4, 2, dtype=torch.float64)
+    >>> table = pc.compare(net, lambda: net(x).square().sum(), [pc.FixedPrediction()])
+    >>> table.rows[0]["relative_error"] < 1e-12
+    True
+    """
+    rules = [rules] if isinstance(rules, Rule) else list(rules)
+    names = {p: name for name, p in named_parameters(model).items()}
+    reference = Graph(model, closure, at)
+    with reference.unwinding():
+        reference.evaluate()
+        whole = reference.uncut()
+        truth = _named(whole.gradients({}), names)
+        adjoints = whole.adjoints()
+        reference.rewind()
+    rows = [
+        _row(Graph(model, closure, at), rule, truth, adjoints, names) for rule in rules
+    ]
+    return Comparison(rows, reference.depth)
+
+
+def _row(
+    graph: Graph,
+    rule: Rule,
+    truth: dict[str, Tensor],
+    adjoints: Errors,
+    names: Mapping[Any, str],
+) -> dict[str, Any]:
+    with graph.unwinding():
+        errors = _finite(last_errors(rule, graph))
+        found = _named(graph.last.gradients(errors), names)
+        graph.rewind()
+    pairs = {n: (found.get(n, torch.zeros_like(g)), g) for n, g in truth.items()}
+    vertices = {i: (e, adjoints[i]) for i, e in errors.items() if i in adjoints}
+    relative_error, cosine = _distance(list(pairs.values()))
+    return {
+        "rule": str(rule),
+        "relative_error": relative_error,
+        "cosine": cosine,
+        "evaluations": graph.work["evaluations"],
+        "vjps": graph.work["vjps"],
+        "parameters": {n: _distance([pair]) for n, pair in pairs.items()},
+        "vertices": {i: _distance([pair]) for i, pair in vertices.items()},
+        "untouched": [i for i, (e, d) in vertices.items() if not e.any() and d.any()],
+    }
+
+
+def _named(
+    gradients: dict[Tensor, Tensor | None], names: Mapping[Any, str]
+) -> dict[str, Tensor]:
+    return {
+        names[leaf]: (g.to_dense() if g.is_sparse else g).detach()
+        for leaf, g in gradients.items()
+        if g is not None and leaf in names
+    }
+
+
+def _distance(pairs: Sequence[tuple[Tensor, Tensor]]) -> tuple[float, float]:
+    """Relative error and cosine of two vectors that come in pieces, in float64."""
+    ours = torch.cat(
+        [a.detach().double().flatten().cpu() for a, _ in pairs] or [torch.zeros(0)]
+    )
+    theirs = torch.cat(
+        [b.detach().double().flatten().cpu() for _, b in pairs] or [torch.zeros(0)]
+    )
+    norm = float(theirs.norm())
+    difference = float((ours - theirs).norm())
+    if norm == 0:  # nothing to be relative to
+        return (0.0 if difference == 0 else float("inf")), float("nan")
+    return difference / norm, float(ours @ theirs / (ours.norm() * norm))
+
+
+def _finite(errors: Errors) -> Errors:
+    finite = [torch.isfinite(e).all().cpu() for e in errors.values()]
+    if finite and not bool(torch.stack(finite).all()):
+        bad = [i for i, ok in zip(errors, finite, strict=True) if not ok]
+        raise FloatingPointError(
+            f"the errors of {', '.join(bad[:5])} are not finite: inference diverged "
+            "(a smaller step_size, or fewer steps), or the model's own gradient is not "
+            "finite there"
+        )
+    return errors

@@ -1,0 +1,117 @@
+"""Run a closure several times as if it had run once.
+
+A rule may evaluate the closure many times, but the user took one step: every evaluation
+must draw the same random numbers and see the same buffers (batch norm's statistics,
+say), and afterwards both must be where one evaluation leaves them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+
+class _Buffer(NamedTuple):
+    module: nn.Module
+    name: str
+    tensor: Tensor
+    before: Tensor
+
+
+class Replay:
+    """Random states and buffers as they were when this object was made."""
+
+    def __init__(self, models: tuple[nn.Module, ...]) -> None:
+        self._buffers = _buffers(models)
+        self._devices = _devices(models)
+        self._random = _random_states(self._devices)
+
+    def rewind(self) -> None:
+        """Put everything back."""
+        for module, name, tensor, before in self._buffers:
+            # .data: invisible to autograd, which may have saved the buffer for backward
+            tensor.data.copy_(before)
+            module._buffers[name] = tensor
+        _set_random_states(self._devices, self._random)
+
+    @contextmanager
+    def again(self) -> Iterator[None]:
+        """A second evaluation: starts where the first did, leaves nothing moved."""
+        found = _random_states(self._devices)
+        bound = [
+            (b.module, b.name, b.module._buffers.get(b.name)) for b in self._buffers
+        ]
+        scratch = {id(b.tensor): b.before.clone() for b in self._buffers}
+        _set_random_states(self._devices, self._random)
+        for b in self._buffers:
+            b.module._buffers[b.name] = scratch[id(b.tensor)]
+        try:
+            yield
+        finally:
+            for module, name, tensor in bound:
+                module._buffers[name] = tensor
+            _set_random_states(self._devices, found)
+
+
+@contextmanager
+def refuse_changes(models: tuple[nn.Module, ...]) -> Iterator[None]:
+    """Undo and refuse whatever happens to a parameter's `.grad` in here."""
+    parameters = {p: None for m in models for p in m.parameters()}
+    saved = [(p, p.grad, _content(p.grad)) for p in parameters]
+    try:
+        yield
+    finally:
+        changed = [
+            s for s in saved if s[0].grad is not s[1] or _version(s[1]) != s[2][0]
+        ]
+        for parameter, grad, (_, before) in changed:
+            if grad is not None and before is not None:
+                grad.data.copy_(before)
+            parameter.grad = grad
+    if changed:
+        raise RuntimeError(
+            "the closure changed .grad; it must only compute and return the loss, "
+            "without backward() or zero_grad()"
+        )
+
+
+def _content(grad: Tensor | None) -> tuple[int | None, Tensor | None]:
+    return _version(grad), None if grad is None else grad.clone()
+
+
+def _version(grad: Tensor | None) -> int | None:
+    return None if grad is None else grad._version
+
+
+def _buffers(models: tuple[nn.Module, ...]) -> list[_Buffer]:
+    modules = {m: None for model in models for m in model.modules()}
+    found = [
+        (module, name, tensor)
+        for module in modules
+        for name, tensor in module._buffers.items()
+        if tensor is not None
+    ]
+    before = {id(t): t.detach().clone() for _, _, t in found}
+    return [_Buffer(m, n, t, before[id(t)]) for m, n, t in found]
+
+
+def _devices(models: tuple[nn.Module, ...]) -> list[torch.device]:
+    tensors = (t for m in models for t in (*m.parameters(), *m.buffers()))
+    return sorted(
+        {t.device for t in tensors if t.device.type in ("cuda", "xpu")}, key=str
+    )
+
+
+def _random_states(devices: list[torch.device]) -> list[Tensor]:
+    on_devices = [torch.get_device_module(d).get_rng_state(d) for d in devices]
+    return [torch.get_rng_state(), *on_devices]
+
+
+def _set_random_states(devices: list[torch.device], states: list[Tensor]) -> None:
+    torch.set_rng_state(states[0])
+    for device, state in zip(devices, states[1:], strict=True):
+        torch.get_device_module(device).set_rng_state(state, device)
