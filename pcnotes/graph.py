@@ -162,7 +162,7 @@ class Graph:
         exact (`fp-asynchronous`); this one costs one Jacobian per vertex.
         """
         arrived = dict(self.last.loss_gradient)
-        for level in range(1, self.depth + 1):
+        for level in range(1, self.depth):  # the deepest have no parents to tell
             complete = {i: e for i, e in arrived.items() if self.levels[i] == level}
             arrived = add(arrived, self.last.vjp(complete))
         return {i: arrived[i] for i in self.hidden}

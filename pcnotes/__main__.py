@@ -1,0 +1,140 @@
+"""`python -m pcnotes verify` checks every theorem; `info` says what is installed."""
+
+from __future__ import annotations
+
+import argparse
+import difflib
+import json
+import platform
+import sys
+from collections.abc import Sequence
+from importlib import metadata
+from pathlib import Path
+
+import numpy as np
+import torch
+from tqdm import tqdm
+
+from . import __version__
+from .claims import CLAIMS, Claim
+from .claims.verification import Verdict, table, verify
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run a command; the exit status is 0, 1 if a claim fails, 2 for a wrong call."""
+    parser = _parser()
+    options = parser.parse_args(arguments)
+    if options.command == "info":
+        print(_info())
+        return 0
+    if options.json is not None and not options.json.parent.is_dir():
+        parser.error(f"--json {options.json}: there is no folder {options.json.parent}")
+    verdicts = _verify(_chosen(parser, options.labels), options.trials, options.seed)
+    print(table(verdicts))
+    if options.json is not None:
+        objects = [v.to_dict() for v in verdicts]
+        text = json.dumps(objects, indent=1, ensure_ascii=False, allow_nan=False)
+        options.json.write_text(text + "\n", encoding="utf-8")
+    return _conclude(verdicts)
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="python -m pcnotes", description=__doc__)
+    commands = parser.add_subparsers(dest="command", required=True)
+    check = commands.add_parser(
+        "verify", help="measure theorems on random instances against their bounds"
+    )
+    check.add_argument(
+        "labels", nargs="*", metavar="LABEL", help="theorems; all if none is given"
+    )
+    check.add_argument(
+        "--trials", type=_positive, default=200, help="instances each (default 200)"
+    )
+    check.add_argument(
+        "--seed", type=_natural, default=0, help="of the first instance (default 0)"
+    )
+    check.add_argument(
+        "--json", type=Path, metavar="FILE", help="write the results there"
+    )
+    commands.add_parser("info", help="versions, data sources, threads")
+    return parser
+
+
+def _natural(text: str) -> int:
+    if not text.isdecimal():
+        raise argparse.ArgumentTypeError(f"{text!r} is not a whole number from 0 on")
+    return int(text)
+
+
+def _positive(text: str) -> int:
+    if _natural(text) == 0:
+        raise argparse.ArgumentTypeError("must be at least 1")
+    return int(text)
+
+
+def _chosen(parser: argparse.ArgumentParser, labels: Sequence[str]) -> list[Claim]:
+    for label in labels:
+        if label not in CLAIMS:
+            near = difflib.get_close_matches(label, CLAIMS, n=3, cutoff=0.4)
+            known = f"did you mean {' or '.join(near)}?" if near else "known labels: "
+            known += "" if near else ", ".join(CLAIMS)
+            parser.error(f"no claim is called {label!r}; {known}")
+    return [CLAIMS[label] for label in dict.fromkeys(labels or CLAIMS)]
+
+
+def _verify(claims: Sequence[Claim], trials: int, seed: int) -> list[Verdict]:
+    width = max(len(claim.label) for claim in claims)
+    verdicts = []
+    with tqdm(total=trials * len(claims), unit="trial", mininterval=0.5) as bar:
+        for claim in claims:
+            bar.set_description(claim.label.ljust(width))
+            verdicts.append(verify(claim, trials, seed, bar.update))
+        bar.set_description("done".ljust(width))
+    return verdicts
+
+
+def _conclude(verdicts: Sequence[Verdict]) -> int:
+    """Say what failed and how to repeat it."""
+    failing = [v for v in verdicts if not v.ok]
+    for verdict in failing:
+        for failure in verdict.failures:
+            print(f"\n{verdict.claim.label} at seed {failure.seed}: {failure.reason}")
+            repeat = f"{verdict.claim.label} --trials 1 --seed {failure.seed}"
+            print(f"repeat with: python -m pcnotes verify {repeat}")
+            if verdict.trials == 1:
+                print(failure.trace, end="", file=sys.stderr)
+    if failing:
+        print(f"\n{len(failing)} of {len(verdicts)} claims fail")
+        return 1
+    print(f"\nall {len(verdicts)} claims hold, and every control fails as it must")
+    return 0
+
+
+def _info() -> str:
+    rows = {
+        "pcnotes": f"{__version__}, {len(CLAIMS)} claims, {Path(__file__).parent}",
+        "python": f"{platform.python_version()} on {platform.platform()}",
+        "torch": f"{torch.__version__}, {_devices()}",
+        "threads": f"{torch.get_num_threads()} (verify uses 1)",
+        "numpy": np.__version__,
+        "digits": f"in scikit-learn, never fetched; {_found('scikit-learn', 'data')}",
+        "figures": f"by matplotlib; {_found('matplotlib', 'plots')}",
+    }
+    width = max(map(len, rows))
+    return "\n".join(f"{name.ljust(width)}  {what}" for name, what in rows.items())
+
+
+def _devices() -> str:
+    found = torch.cuda.device_count()
+    return f"{found} CUDA devices" if found else "CPU"
+
+
+def _found(package: str, extra: str) -> str:
+    try:
+        return f"version {metadata.version(package)}"
+    except metadata.PackageNotFoundError:
+        return f"not installed; pip install 'pcnotes[{extra}]'"
+
+
+if __name__ == "__main__":
+    sys.exit(main())
