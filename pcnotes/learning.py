@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import html
+import textwrap
 from collections.abc import Iterator, Mapping, Sequence
 from functools import cached_property
 from typing import Any
@@ -170,7 +171,10 @@ class Comparison:
             )
             for c in cells
         ]
-        return "\n".join([*lines, *self._notes()])
+        notes = [
+            textwrap.fill(note, 76, subsequent_indent="  ") for note in self._notes()
+        ]
+        return "\n".join([*lines, *notes])
 
     def _repr_html_(self) -> str:
         def row(cells: Sequence[str], tag: str) -> str:

@@ -1,4 +1,4 @@
-"""The small networks that chapters use, so that a cell shows the idea and not the net."""
+"""The small networks of the chapters: a cell shows the idea, not the net."""
 
 from __future__ import annotations
 
