@@ -1,0 +1,51 @@
+"""The book as files: sources, executed copies, built pages. For the tests beside it."""
+
+import functools
+import json
+from collections.abc import Iterator
+
+from bs4 import BeautifulSoup
+
+from tools.house import ROOT, SITE, SOURCE, notebooks
+
+
+def site_pages() -> list[str]:
+    """Every page of the site. What Sphinx keeps under _static or _sources is none."""
+    pages = (path.relative_to(SITE) for path in SITE.rglob("*.html"))
+    return sorted(page.as_posix() for page in pages if page.parts[0][0] != "_")
+
+
+@functools.cache
+def parsed(page: str) -> BeautifulSoup:
+    return BeautifulSoup((SITE / page).read_text("utf-8"), "html.parser")
+
+
+@functools.cache
+def source(name: str) -> dict:
+    """A notebook as committed."""
+    return json.loads((ROOT / name).read_text("utf-8"))
+
+
+@functools.cache
+def executed(name: str) -> dict:
+    """The same notebook as executed for the pages."""
+    return json.loads((SOURCE / name).read_text("utf-8"))
+
+
+def cells(kind: str, notebook: dict) -> Iterator[tuple[int, str, dict]]:
+    """The cells of one kind: their number from 1, their text, their metadata."""
+    for number, cell in enumerate(notebook["cells"], start=1):
+        if cell["cell_type"] == kind:
+            yield number, "".join(cell["source"]), cell.get("metadata", {})
+
+
+def texts() -> dict[str, str]:
+    """The Markdown of each page of the book, by file name."""
+    found = {}
+    for path in sorted((ROOT / "book").rglob("*.md")):
+        if "_static" not in path.parts:
+            found[path.relative_to(ROOT).as_posix()] = path.read_text("utf-8")
+    for name in notebooks():
+        markdown = cells("markdown", source(name))
+        found[name] = "\n\n".join(text for _, text, _ in markdown)
+    return found

@@ -1,0 +1,225 @@
+"""Every page in a real browser: wide and narrow, light and dark.
+
+Needs Chromium. Without it these tests are skipped, except where CI or
+PCNOTES_REQUIRE_BROWSER is set: there a missing browser is a failure.
+"""
+
+import os
+import re
+import shutil
+import tempfile
+from collections.abc import Iterator
+from urllib.parse import quote
+
+import pytest
+from axe_playwright_python.sync_playwright import Axe
+from playwright.sync_api import Browser, Page, expect, sync_playwright
+from reading import site_pages
+
+PAGES = [page for page in site_pages() if page != "index.html"]
+NAMES = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable")
+FOUND = next(filter(None, map(shutil.which, NAMES)), None)
+REQUIRED = bool(os.environ.get("CI") or os.environ.get("PCNOTES_REQUIRE_BROWSER"))
+MISSING = (
+    "no Chromium, so no page was looked at; install one (Debian: apt-get install "
+    "chromium, macOS: brew install --cask chromium) and run again"
+)
+FLAGS = [
+    "--no-sandbox",
+    "--disable-gpu",
+    "--disable-quic",
+    "--no-first-run",
+    "--disable-background-networking",
+    "--disable-component-update",
+    "--disable-sync",
+]
+WIDTHS = {"desktop": (1280, 900), "phone": (375, 812)}
+
+# TeX that reaches the reader as text: commands, and signs around formulas.
+RAW_TEX = re.compile(r"\\[a-zA-Z]{2,}|\\[([]|\$\$|\$[^$\n]{1,80}[\\^_][^$\n]{0,80}\$")
+VISIBLE_TEXT = """() => {
+  const hidden = ".katex, pre, code, script, style, noscript, template";
+  const walker = document.createTreeWalker(document.body, NodeFilter.SHOW_TEXT);
+  const texts = [];
+  while (walker.nextNode())
+    if (!walker.currentNode.parentElement.closest(hidden))
+      texts.push(walker.currentNode.textContent);
+  return texts.join("\\n");
+}"""
+# What lies outside of the window at the right, unless something around it scrolls.
+TOO_WIDE = """() => {
+  const root = document.documentElement;
+  return root.scrollWidth <= root.clientWidth ? [] :
+    [...document.querySelectorAll("body *")]
+      .filter(e => e.getBoundingClientRect().right > root.clientWidth + 1)
+      .map(e => e.outerHTML.slice(0, 120)).slice(0, 5);
+}"""
+
+# Formulas are thousands of nodes that readers' software never meets (KaTeX hides them
+# and offers MathML), in the colour of the text around them: without them axe takes a
+# third of the time.
+AXE_CONTEXT = {"exclude": [[".katex-html"]]}
+AXE_OPTIONS = {"resultTypes": ["violations"]}
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Browser]:
+    if FOUND is None:
+        (pytest.fail if REQUIRED else pytest.skip)(MISSING)
+    with (
+        tempfile.TemporaryDirectory() as folder,
+        sync_playwright() as playwright,
+    ):
+        browser = playwright.chromium.launch(
+            executable_path=FOUND, args=FLAGS, env={**os.environ, "HOME": folder}
+        )
+        yield browser
+        browser.close()
+
+
+@pytest.fixture
+def page(browser: Browser, request: pytest.FixtureRequest) -> Iterator[Page]:
+    """A page in a fresh context; a test may ask for a width and a scheme."""
+    width, scheme = getattr(request, "param", ("desktop", "light"))
+    size = dict(zip(("width", "height"), WIDTHS[width], strict=True))
+    context = browser.new_context(viewport=size, color_scheme=scheme)
+    context.set_default_timeout(20_000)
+    yield context.new_page()
+    context.close()
+
+
+def visit(page: Page, url: str) -> None:
+    """Open a page and wait until its scripts ran and its fonts are there."""
+    page.goto(url, wait_until="load")
+    page.evaluate("() => document.fonts.ready.then(() => true)")
+
+
+LOOKS = [
+    pytest.param((width, scheme), id=f"{width}-{scheme}")
+    for width in WIDTHS
+    for scheme in ("light", "dark")
+]
+
+
+@pytest.mark.parametrize("page", LOOKS, indirect=True)
+@pytest.mark.parametrize("name", PAGES)
+def test_page(page: Page, address: str, name: str) -> None:
+    problems: list[str] = []
+    page.on(
+        "request",
+        lambda request: (
+            request.url.startswith((address, "data:", "blob:"))
+            or problems.append(f"another host: {request.url}")
+        ),
+    )
+    page.on(
+        "response",
+        lambda response: (
+            response.status < 400
+            or problems.append(f"{response.status}: {response.url}")
+        ),
+    )
+    page.on(
+        "console",
+        lambda message: (
+            message.type not in ("error", "warning")
+            or problems.append(f"console: {message.text}")
+        ),
+    )
+    page.on("pageerror", lambda error: problems.append(f"script: {error}"))
+    visit(page, address + name)
+    # Taken now: axe itself asks for style sheets in order to read them.
+    seen = list(problems)
+    assert seen == []
+    assert page.evaluate(TOO_WIDE) == [], "the page is wider than the window"
+    shown = RAW_TEX.findall(page.evaluate(VISIBLE_TEXT))
+    assert shown == [], "TeX is visible"
+    assert violations(page) == []
+
+
+def violations(page: Page) -> list[str]:
+    """What axe-core objects to, with the element and the reason."""
+    found = Axe().run(page, AXE_CONTEXT, AXE_OPTIONS).response["violations"]
+    return [
+        f"{rule['id']}: {node['html'][:160]} ({node['failureSummary']})"
+        for rule in found
+        for node in rule["nodes"]
+    ]
+
+
+def test_the_root_leads_to_the_book(page: Page, address: str) -> None:
+    page.goto(address)
+    page.wait_for_url("**/book/index.html")
+
+
+def test_search_finds_statements_by_title_and_label(
+    page: Page, address: str, theorems: list[dict]
+) -> None:
+    for statement in theorems:
+        for query in filter(None, (statement["title"], statement["label"])):
+            visit(page, f"{address}search.html?q={quote(query)}")
+            wanted = statement["url"]
+            hit = page.locator(f'#search-results a[href$="#{statement["label"]}"]')
+            expect(hit.first, f"{query!r} must find {wanted}").to_be_visible()
+
+
+def test_cite_shows_an_entry_for_the_theorem(
+    page: Page, address: str, theorems: list[dict]
+) -> None:
+    statement = next(row for row in theorems if row["type"] == "theorem")
+    visit(page, address + statement["url"])
+    fold = page.locator(f"#{statement['label']} details.fold")
+    expect(fold.locator("pre")).to_be_hidden()
+    fold.locator("summary").click()
+    expect(fold.locator("pre")).to_contain_text(f"label {statement['label']}")
+
+
+def test_the_ledger_sorts_and_filters(page: Page, address: str) -> None:
+    visit(page, f"{address}book/appendix/ledger.html")
+    rows = page.locator("table.claims-ledger tbody tr")
+    heading = page.locator("table.claims-ledger th").filter(has_text="Worst")
+    for direction in ("ascending", "descending"):
+        heading.get_by_role("button").press("Enter")
+        expect(heading).to_have_attribute("aria-sort", direction)
+        numbers = [
+            as_number(t) for t in rows.locator("td:nth-child(3)").all_inner_texts()
+        ]
+        assert numbers == sorted(numbers, reverse=direction == "descending")
+    label = rows.first.locator("code").inner_text()
+    page.get_by_label("Show only").fill(label)
+    expect(page.get_by_role("status")).to_contain_text(" of ")
+    expect(rows.filter(visible=True).first).to_contain_text(label)
+
+
+def as_number(text: str) -> float:
+    raised = str.maketrans("⁻⁰¹²³⁴⁵⁶⁷⁸⁹", "-0123456789")
+    return float(text.replace(" × 10", "e").translate(raised))
+
+
+def test_a_link_to_a_theorem_shows_it_on_hover(
+    page: Page, address: str, theorems: list[dict]
+) -> None:
+    labels = {row["label"] for row in theorems}
+    for name in PAGES:
+        visit(page, address + name)
+        links = page.locator("article p a.reference.internal")
+        for link in links.all():
+            if (link.get_attribute("href") or "").split("#")[-1] in labels:
+                link.scroll_into_view_if_needed()
+                link.hover()
+                expect(page.locator(".tippy-box .tippy-content")).to_be_visible()
+                return
+    pytest.fail("no page refers to a theorem")
+
+
+def test_solutions_are_hidden_until_asked_for(page: Page, address: str) -> None:
+    found = 0
+    for name in PAGES:
+        visit(page, address + name)
+        for box in page.locator("div.admonition.solution").all():
+            found += 1
+            content = box.locator(":scope > *:not(.admonition-title)").first
+            expect(content).to_be_hidden()
+            box.locator("button.toggle-button").click()
+            expect(content).to_be_visible()
+    assert found, "the book has no exercise"

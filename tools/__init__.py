@@ -1,0 +1,1 @@
+"""What `make` runs: the pipeline from notebooks to pages, and its upkeep."""
