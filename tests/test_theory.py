@@ -242,7 +242,8 @@ def test_plateau_of_one_vertex_is_half_an_ulp_over_eta() -> None:
     found = theory.plateau(none, none[0], np.float32([[3.0]]), none, eta=0.25)
     assert found[0] == np.spacing(np.float32(3)) / 0.5
 
-    # ---- the module itself ---------------------------------------------------------------
+
+# ---- the module itself ---------------------------------------------------------------
 
 
 def test_every_public_function_has_an_example() -> None:

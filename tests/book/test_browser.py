@@ -16,6 +16,8 @@ from axe_playwright_python.sync_playwright import Axe
 from playwright.sync_api import Browser, Page, expect, sync_playwright
 from reading import site_pages
 
+from pcnotes import theory
+
 PAGES = [page for page in site_pages() if page != "index.html"]
 NAMES = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable")
 FOUND = next(filter(None, map(shutil.which, NAMES)), None)
@@ -223,3 +225,33 @@ def test_solutions_are_hidden_until_asked_for(page: Page, address: str) -> None:
             box.locator("button.toggle-button").click()
             expect(content).to_be_visible()
     assert found, "the book has no exercise"
+
+
+@pytest.mark.parametrize(("eta", "n"), [(0.5, 8), (1.0, 10), (1.5, 12), (1.95, 60)])
+def test_error_wave_shows_the_numbers_of_the_package(
+    page: Page, address: str, eta: float, n: int
+) -> None:
+    visit(page, address + "book/equivalence/fixed-prediction.html")
+    for name, value in (("eta", eta), ("n", n)):
+        page.locator(f"#error-wave-{name}").evaluate(
+            "(slider, value) => { slider.value = value;"
+            " slider.dispatchEvent(new Event('input')); }",
+            value,
+        )
+    bars = page.locator("#error-wave rect").evaluate_all(
+        "bars => bars.map(bar => ({...bar.dataset}))"
+    )
+    assert len(bars) == 10
+    for bar in bars:
+        share = theory.binomial_tail(n, eta, int(bar["distance"]))
+        near = pytest.approx(share, rel=1e-6, abs=1e-9)
+        assert float(bar["share"]) == near
+        assert float(bar["law"]) == near
+
+
+def test_error_wave_answers_to_the_keyboard(page: Page, address: str) -> None:
+    visit(page, address + "book/equivalence/fixed-prediction.html")
+    page.locator("#error-wave-n").focus()
+    page.keyboard.press("ArrowRight")
+    expect(page.locator("#error-wave-n-value")).to_have_text("9")
+    expect(page.locator("#error-wave .explorable-says")).to_contain_text("Layer 1 has")
