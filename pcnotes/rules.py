@@ -16,6 +16,7 @@ from dataclasses import dataclass
 from typing import Protocol, runtime_checkable
 
 import numpy as np
+from numpy.typing import NDArray
 from torch import Tensor
 
 from .evaluation import Errors
@@ -158,7 +159,7 @@ class FixedPrediction:
         schedule = self.schedule(graph.depth)
         if schedule.count(1.0) >= graph.depth:
             return graph.sweep()
-        tails = _tails(schedule)[: graph.depth]
+        tails = _tails(schedule, graph.depth)
         _check_growth(tails, self)
         errors, wave = graph.zeros(), dict(graph.last.loss_gradient)
         for tail in tails:
@@ -168,12 +169,22 @@ class FixedPrediction:
         return errors
 
 
-def _tails(schedule: Sequence[float]) -> list[float]:
-    """P[at least j of the steps succeed], j = 1..n, where step t succeeds with ηₜ."""
+def _tails(schedule: Sequence[float], depth: int) -> list[float]:
+    """P[at least j of the steps succeed], j = 1..depth, if step t succeeds with ηₜ."""
+    if max(schedule) <= 1:  # the sum over k ≥ j, small terms first: nothing cancels
+        counts = _counts(schedule, len(schedule))
+        tails = np.cumsum(counts[::-1])[::-1][1 : depth + 1]
+    else:  # beyond one the terms alternate and grow with k; those below j are few
+        tails = 1 - np.cumsum(_counts(schedule, depth - 1))
+    return tails[: len(schedule)].tolist()
+
+
+def _counts(schedule: Sequence[float], most: int) -> NDArray[np.float64]:
+    """P[exactly k of the steps succeed], k = 0..most: in ∏(1 - ηₜ + ηₜz) the k-th."""
     counts = np.ones(1)
     for eta in schedule:
-        counts = np.convolve(counts, [1 - eta, eta])
-    return np.cumsum(counts[:0:-1])[::-1].tolist()  # small ones first: no cancellation
+        counts = np.convolve(counts, [1 - eta, eta])[: most + 1]
+    return counts
 
 
 def _check_growth(tails: Sequence[float], rule: FixedPrediction) -> None:

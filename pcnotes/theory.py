@@ -107,10 +107,14 @@ def arrived(steps: Sequence[float], distance: int) -> float:
     >>> arrived([1.0, 0.3, 1.0], distance=2)  # two unit steps deliver distance two
     1.0
     """
-    counts = np.ones(1)
+    counts, d = np.ones(1), max(distance, 0)
     for eta in steps:
         counts = np.convolve(counts, [1 - eta, eta])
-    return math.fsum(counts[max(distance, 0) :])
+    few, many = counts[:d], counts[d:]
+    # Outside [0, 1] terms alternate: sum on the side where less is to cancel.
+    fewer = np.abs(few).sum() < np.abs(many).sum()
+    inside = all(0 <= eta <= 1 for eta in steps)
+    return 1 - math.fsum(few) if fewer and not inside else math.fsum(many)
 
 
 def binomial_tail(n: int, eta: float, distance: int) -> float:
@@ -123,6 +127,8 @@ def binomial_tail(n: int, eta: float, distance: int) -> float:
     >>> binomial_tail(3, 1.5, distance=2)  # beyond unit steps shares may vanish
     0.0
     """
+    if eta > 1:  # the terms of the sum would alternate and cancel
+        return 1 - remaining(n, eta, distance)
     successes = range(max(distance, 0), n + 1)
     return math.fsum(math.comb(n, k) * eta**k * (1 - eta) ** (n - k) for k in successes)
 

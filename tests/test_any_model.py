@@ -118,3 +118,16 @@ def test_cut_and_compare_leave_everything_as_it_was(name):
         assert torch.equal(ours, theirs)
     assert all(p.grad is None for p in oracle.parameters(model))
     assert all(row["relative_error"] < 1e-12 for row in table.rows)
+
+
+@pytest.mark.parametrize("steps", [30, 200])
+def test_long_relaxations_beyond_unit_step(steps):
+    """The closed form is summed where little cancels: (2η - 1)ⁿ must not show."""
+    torch.manual_seed(0)
+    net = torch.nn.Sequential(*(torch.nn.Linear(3, 3) for _ in range(4))).double()
+    x = torch.randn(2, 3, dtype=torch.float64)
+    rule = pc.FixedPrediction(1.9, steps)
+    *_, last = pc.infer(net, lambda: net(x).square().sum(), rule)
+    shortcut = rule.last(pc.cut(net, lambda: net(x).square().sum()))
+    for i, error in shortcut.items():
+        torch.testing.assert_close(error, last.errors[i], rtol=1e-8, atol=1e-10)

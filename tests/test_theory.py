@@ -267,3 +267,15 @@ def test_theory_knows_nothing_of_the_implementation() -> None:
         for name in names:
             root = name.partition(".")[0]
             assert root == "numpy" or root in sys.stdlib_module_names
+
+
+def test_tails_beyond_unit_step_against_exact_fractions() -> None:
+    eta = Fraction(39, 20)
+    for n, d in [(8, 3), (60, 1), (60, 4), (60, 10), (200, 6)]:
+        terms = (math.comb(n, k) * eta**k * (1 - eta) ** (n - k) for k in range(d))
+        exact = float(1 - sum(terms))
+        for tail in (
+            theory.binomial_tail(n, float(eta), d),
+            theory.arrived([float(eta)] * n, d),
+        ):
+            assert tail == pytest.approx(exact, rel=1e-11)
