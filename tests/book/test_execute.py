@@ -12,17 +12,21 @@ REPORT = """<testsuites><testsuite>
 <testcase classname="book.a.one.ipynb" name="one.ipynb" />
 <testcase classname="book.b.one.ipynb" name="one.ipynb"><failure /></testcase>
 <testcase classname="book.two.ipynb" name="two.ipynb"><skipped /></testcase>
+<testcase classname="book.three.ipynb" name="three.ipynb">
+<failure message="x">Kernel died before replying to kernel_info</failure></testcase>
 </testsuite></testsuites>"""
 
 
 def test_failed_and_skipped_notebooks_have_not_passed(tmp_path: Path) -> None:
     report = tmp_path / "report.xml"
     report.write_text(REPORT, "utf-8")
-    assert execute.outcomes(report) == {execute.dotted("book/a/one.ipynb")}
+    passed, unstarted = execute.outcomes(report)
+    assert passed == {execute.dotted("book/a/one.ipynb")}
+    assert unstarted == {execute.dotted("book/three.ipynb")}
 
 
 def test_without_a_report_nothing_has_passed(tmp_path: Path) -> None:
-    assert execute.outcomes(tmp_path / "report.xml") == set()
+    assert execute.outcomes(tmp_path / "report.xml") == (set(), set())
 
 
 def test_a_notebook_outside_of_the_contents_is_refused() -> None:
