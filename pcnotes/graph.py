@@ -13,8 +13,8 @@ import sys
 import threading
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import AbstractContextManager, contextmanager, nullcontext
-from typing import TYPE_CHECKING, Any
+from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -32,6 +32,14 @@ Closure = Callable[[], Tensor]
 Key = tuple[str, int, str]
 
 _running = threading.local()
+
+
+class Record(NamedTuple):
+    """What a hook keeps of one tensor that a module returned."""
+
+    prediction: Tensor
+    value: Any  # the leaf that went downstream; uncut, the edge of autograd
+    version: int
 
 
 def cut(model: Models, closure: Closure, at: At = None) -> Graph:
@@ -78,7 +86,6 @@ class Graph:
     levels: dict[str, int]
     depth: int
     loss: Tensor
-    last: Evaluation
 
     def __init__(self, model: Models, closure: Closure, at: At = None) -> None:
         if not callable(closure):
@@ -100,7 +107,19 @@ class Graph:
         self._replay = Replay(self._models)
         self._names: dict[Key, str] | None = None
         self.feedforward: Evaluation | None = None
+        self._last: Evaluation | None = None
         self.work: Counter[str] = Counter()
+
+    @property
+    def last(self) -> Evaluation:
+        """The evaluation that pull(), zeros() and the parameters' gradient use."""
+        if self._last is None:
+            raise RuntimeError("nothing was evaluated yet: call graph.evaluate() first")
+        return self._last
+
+    @last.setter
+    def last(self, evaluation: Evaluation) -> None:
+        self._last = evaluation
 
     def evaluate(self, values: Errors | None = None) -> Evaluation:
         """Run the closure with these values; None is the feed-forward pass.
@@ -122,8 +141,8 @@ class Graph:
         names = self._name(records)
         evaluation = Evaluation(
             loss,
-            {names[k]: mu for k, (mu, _) in records.items()},
-            {names[k]: v for k, (_, v) in records.items()},
+            {names[k]: r.prediction for k, r in records.items()},
+            {names[k]: r.value for k, r in records.items()},
             self.work,
         )
         if not hasattr(self, "vertices"):
@@ -137,8 +156,8 @@ class Graph:
         names = self._name(records)
         return Uncut(
             loss,
-            {names[k]: mu for k, (mu, _) in records.items()},
-            {names[k]: edge for k, (_, edge) in records.items()},
+            {names[k]: r.prediction for k, r in records.items()},
+            {names[k]: r.value for k, r in records.items()},
             self.work,
         )
 
@@ -187,26 +206,30 @@ class Graph:
         """If something fails in here, the model is left as it was found."""
         try:
             yield
-        except Exception:
+        except GeneratorExit:  # infer was dropped: nothing failed
+            raise
+        except BaseException:  # an interrupt too
             self.rewind()
             raise
 
     def _run(
         self, values: dict[Key, Tensor], uncut: bool
-    ) -> tuple[Tensor, dict[Key, tuple[Tensor, Any]]]:
+    ) -> tuple[Tensor, dict[Key, Record]]:
         """One run of the closure under hooks; the first one is the one that counts."""
-        records: dict[Key, tuple[Tensor, Any]] = {}
+        records: dict[Key, Record] = {}
         if self.work["evaluations"]:
-            with self._replay.again(), self._hooks(records, values, uncut):
+            with (
+                torch.enable_grad(),
+                self._replay.again(),
+                self._hooks(records, values, uncut),
+            ):
                 loss = self._closure()
         else:
             with refuse_changes(self._models), self._hooks(records, values, uncut):
                 loss = self._closure()
         _check_loss(loss)
-        if not uncut and any(leaf.grad is not None for _, leaf in records.values()):
-            raise RuntimeError(
-                "the closure called backward(); it must only return the loss"
-            )
+        if not uncut:
+            _check_records(records)
         if not self.work["evaluations"]:
             self.loss = loss.detach()
         self.work["evaluations"] += 1
@@ -214,14 +237,14 @@ class Graph:
             tried = ", ".join(list(self._places.values())[:8]) or "none owns parameters"
             raise RuntimeError(
                 "no vertex was called: the closure called none of the chosen modules "
-                f"with gradients on. Chosen were: {tried}"
+                f"with gradients on and a real output. Chosen were: {tried}"
             )
         return loss, records
 
     @contextmanager
     def _hooks(
         self,
-        records: dict[Key, tuple[Tensor, Any]],
+        records: dict[Key, Record],
         values: dict[Key, Tensor],
         uncut: bool,
     ) -> Iterator[None]:
@@ -249,16 +272,16 @@ class Graph:
 
             return map_tensors(output, hand)
 
-        handles = [m.register_forward_pre_hook(before) for m in self._places]
-        handles += [m.register_forward_hook(after) for m in self._places]
-        _running.active = True
-        try:
-            with _eager():
-                yield
-        finally:
-            _running.active = False
-            for handle in handles:
-                handle.remove()
+        with ExitStack() as stack:
+            for module in self._places:
+                stack.callback(module.register_forward_pre_hook(before).remove)
+                stack.callback(module.register_forward_hook(after).remove)
+            stack.enter_context(_eager())
+            if not uncut:
+                stack.enter_context(_no_gradients_across_cuts(records))
+            stack.callback(setattr, _running, "active", False)
+            _running.active = True
+            yield
 
     def _name(self, records: Mapping[Key, Any]) -> dict[Key, str]:
         """`module@k` for the k-th call of several, then the path in its output."""
@@ -340,8 +363,34 @@ def _eager() -> AbstractContextManager[object]:
     return torch.compiler.set_stance("force_eager")
 
 
+@contextmanager
+def _no_gradients_across_cuts(records: Mapping[Key, Record]) -> Iterator[None]:
+    """Refuse torch.autograd.grad inside the closure where it would end at a cut.
+
+    A gradient penalty, say, would silently lose all that lies before the last cut.
+    """
+    plain = torch.autograd.grad
+
+    def guarded(outputs: Any, *arguments: Any, **options: Any) -> Any:
+        ends = [outputs] if isinstance(outputs, Tensor) else list(outputs)
+        cuts = {id(r.value) for r in records.values()}
+        if any(id(t) in cuts for t in leaves(e for e in ends if isinstance(e, Tensor))):
+            raise RuntimeError(
+                "the closure calls torch.autograd.grad through vertices of the cut "
+                "graph, where the gradient would end; a double backward is not "
+                "supported (choose vertices that lie outside of it with at=)"
+            )
+        return plain(outputs, *arguments, **options)
+
+    torch.autograd.grad = guarded
+    try:
+        yield
+    finally:
+        torch.autograd.grad = plain
+
+
 def _record(
-    records: dict[Key, tuple[Tensor, Any]],
+    records: dict[Key, Record],
     key: Key,
     mu: Tensor,
     value: Tensor | None,
@@ -351,7 +400,8 @@ def _record(
     if mu.grad_fn is None:
         mu = mu.view_as(mu)  # a module that returns its parameter or its input
     if uncut:
-        records[key] = (mu, torch.autograd.graph.get_gradient_edge(mu))
+        edge = torch.autograd.graph.get_gradient_edge(mu)
+        records[key] = Record(mu, edge, mu._version)
         return mu
     if value is None:
         value = mu
@@ -361,10 +411,26 @@ def _record(
             f"its prediction {tuple(mu.shape)}"
         )
     leaf = value.detach().to(mu.dtype).requires_grad_()
-    records[key] = (mu, leaf)
+    records[key] = Record(mu, leaf, mu._version)
     # A copy goes downstream: in-place operations there are allowed, as on any output,
     # and must not write into the value.
     return leaf.clone()
+
+
+def _check_records(records: Mapping[Key, Record]) -> None:
+    """Nothing happened to what was cut behind our back."""
+    for (module, _, path), (mu, leaf, version) in records.items():
+        if leaf.grad is not None:
+            raise RuntimeError(
+                "the closure called backward(); it must only return the loss"
+            )
+        if mu._version != version:
+            raise RuntimeError(
+                f"the output {module + path!r} was modified in place under another "
+                "name: it is a tensor that went into the module, and whoever still "
+                "holds that sees no cut. Use what the module returns, or choose other "
+                "vertices with at="
+            )
 
 
 def _check_loss(loss: Any) -> None:

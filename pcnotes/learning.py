@@ -43,6 +43,7 @@ def backward(
     >>> loss.shape, net[0].weight.grad.shape
     (torch.Size([]), torch.Size([4, 3]))
     """
+    _check_gradient(gradient)
     graph = Graph(model, closure, at)
     with graph.unwinding():
         errors = _finite(
@@ -71,7 +72,8 @@ class State:
         used.check_complete(errors)
         self.step = step
         hidden = {i: errors[i].detach().clone() for i in graph.hidden}
-        self.errors: dict[str, Tensor] = {**hidden, **used.output_errors}
+        outputs = {i: e.clone() for i, e in used.output_errors.items()}
+        self.errors: dict[str, Tensor] = {**hidden, **outputs}
         self.predictions = used.predictions
         frozen = used is graph.feedforward and step > 0
         self.values: dict[str, Tensor] = (
@@ -140,7 +142,7 @@ def _states(graph: Graph, rule: Rule) -> Iterator[State]:
         for step, errors in enumerate(run(rule, graph)):
             if state is not None:
                 state._is_past()
-            state = State(step, graph, errors)
+            state = State(step, graph, _finite(errors))
             yield state
 
 
@@ -288,6 +290,13 @@ def _distance(pairs: Sequence[tuple[Tensor, Tensor]]) -> tuple[float, float]:
     if norm == 0:  # nothing to be relative to
         return (0.0 if difference == 0 else float("inf")), float("nan")
     return difference / norm, float(ours @ theirs / (ours.norm() * norm))
+
+
+def _check_gradient(gradient: object) -> None:
+    is_number = isinstance(gradient, int | float) and not isinstance(gradient, bool)
+    is_scalar = isinstance(gradient, Tensor) and gradient.ndim == 0
+    if gradient is not None and not is_number and not is_scalar:
+        raise TypeError(f"gradient must be a number or a 0-d tensor, got {gradient!r}")
 
 
 def _finite(errors: Errors) -> Errors:

@@ -7,10 +7,12 @@ say), and afterwards both must be where one evaluation leaves them.
 
 from __future__ import annotations
 
+import random
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -106,12 +108,21 @@ def _devices(models: tuple[nn.Module, ...]) -> list[torch.device]:
     )
 
 
-def _random_states(devices: list[torch.device]) -> list[Tensor]:
+def _random_states(devices: list[torch.device]) -> list[Any]:
+    """PyTorch's on every device in use, Python's and NumPy's."""
     on_devices = [torch.get_device_module(d).get_rng_state(d) for d in devices]
-    return [torch.get_rng_state(), *on_devices]
+    return [
+        random.getstate(),
+        np.random.get_state(),
+        torch.get_rng_state(),
+        *on_devices,
+    ]
 
 
-def _set_random_states(devices: list[torch.device], states: list[Tensor]) -> None:
-    torch.set_rng_state(states[0])
-    for device, state in zip(devices, states[1:], strict=True):
+def _set_random_states(devices: list[torch.device], states: list[Any]) -> None:
+    python, numpy, cpu, *on_devices = states
+    random.setstate(python)
+    np.random.set_state(numpy)
+    torch.set_rng_state(cpu)
+    for device, state in zip(devices, on_devices, strict=True):
         torch.get_device_module(device).set_rng_state(state, device)

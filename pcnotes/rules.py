@@ -11,12 +11,11 @@ from __future__ import annotations
 import math
 import operator
 from collections import deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Protocol, runtime_checkable
+from typing import Protocol, TypeGuard, runtime_checkable
 
 import numpy as np
-from numpy.typing import NDArray
 from torch import Tensor
 
 from .evaluation import Errors
@@ -62,6 +61,11 @@ def run(rule: Rule, graph: Graph) -> Iterator[Errors]:
     """The rule's steps; there must be one at least."""
     errors = None
     for errors in rule.run(graph):
+        if not isinstance(errors, Mapping):
+            raise TypeError(
+                f"{rule!r} yielded {type(errors).__name__}, not a mapping "
+                "{hidden vertex: error}"
+            )
         yield errors
     if errors is None:
         raise ValueError(f"{rule!r} yielded no errors: run() must yield step 0 first")
@@ -122,9 +126,7 @@ class FixedPrediction:
 
     def __post_init__(self) -> None:
         steps = None if self.steps is None else _count("steps", self.steps)
-        if isinstance(
-            self.step_size, Sequence | np.ndarray | Tensor
-        ) and not isinstance(self.step_size, str):
+        if _is_sequence(self.step_size):
             sizes = tuple(map(_step_size, self.step_size))
             if not sizes or steps not in (None, len(sizes)):
                 raise ValueError(
@@ -170,21 +172,17 @@ class FixedPrediction:
 
 
 def _tails(schedule: Sequence[float], depth: int) -> list[float]:
-    """P[at least j of the steps succeed], j = 1..depth, if step t succeeds with ηₜ."""
-    if max(schedule) <= 1:  # the sum over k ≥ j, small terms first: nothing cancels
-        counts = _counts(schedule, len(schedule))
-        tails = np.cumsum(counts[::-1])[::-1][1 : depth + 1]
-    else:  # beyond one the terms alternate and grow with k; those below j are few
-        tails = 1 - np.cumsum(_counts(schedule, depth - 1))
-    return tails[: len(schedule)].tolist()
+    """P[at least j of the steps succeed], j = 1..depth, if step t succeeds with ηₜ.
 
-
-def _counts(schedule: Sequence[float], most: int) -> NDArray[np.float64]:
-    """P[exactly k of the steps succeed], k = 0..most: in ∏(1 - ηₜ + ηₜz) the k-th."""
-    counts = np.ones(1)
+    Beyond one the recursion runs for what has not arrived: there nothing cancels.
+    """
+    beyond = max(schedule) > 1
+    share = np.full(depth + 1, float(beyond))
+    share[0] = not beyond
     for eta in schedule:
-        counts = np.convolve(counts, [1 - eta, eta])[: most + 1]
-    return counts
+        share[1:] = (1 - eta) * share[1:] + eta * share[:-1]
+    tails = 1 - share[1:] if beyond else share[1:]
+    return tails[: len(schedule)].tolist()
 
 
 def _check_growth(tails: Sequence[float], rule: FixedPrediction) -> None:
@@ -196,6 +194,12 @@ def _check_growth(tails: Sequence[float], rule: FixedPrediction) -> None:
             "from 2 on they never decay (theorem fp-stability). Unit steps are exact "
             "after as many steps as the graph is deep"
         )
+
+
+def _is_sequence(value: object) -> TypeGuard[Sequence[float]]:
+    if isinstance(value, np.ndarray | Tensor):
+        return value.ndim > 0
+    return isinstance(value, Sequence) and not isinstance(value, str)
 
 
 def _count(name: str, value: object) -> int:

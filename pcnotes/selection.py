@@ -6,7 +6,9 @@ import difflib
 import re
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from typing import Any
 
+import torch
 from torch import nn
 
 Models = nn.Module | Sequence[nn.Module]
@@ -33,7 +35,9 @@ class Place:
 
 def as_models(model: Models) -> tuple[nn.Module, ...]:
     """The model, or the models, as a tuple; anything else is refused."""
-    models = (model,) if isinstance(model, nn.Module) else tuple(model or ())
+    models: tuple[Any, ...] = (model,)
+    if isinstance(model, list | tuple):
+        models = tuple(model)
     wrong = [m for m in models if not isinstance(m, nn.Module)]
     if wrong or not models:
         given = type(wrong[0]).__name__ if wrong else "an empty list"
@@ -111,6 +115,8 @@ def _places(model: Models) -> Iterator[Place]:
             # Called whenever its owner reads the weight: part of the owner.
             if "parametrizations" in path.split(".") or module in seen:
                 continue
+            if isinstance(module, torch.jit.ScriptModule):
+                continue  # takes no hooks: part of whatever reads its output
             seen.add(module)
             name = _clean(prefix, path, root)
             place = Place(name, module, _owns_parameters(module))

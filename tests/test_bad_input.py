@@ -277,3 +277,94 @@ def test_digits_say_what_is_missing(monkeypatch):
     monkeypatch.setitem(__import__("sys").modules, "sklearn.datasets", None)
     with pytest.raises(ImportError, match=r"pcnotes\[data\]"):
         data.digits()
+
+
+def test_an_output_that_is_modified_under_another_name():
+    """h and y are one tensor to PyTorch; after a cut they would drift apart."""
+    first, same, last = nn.Linear(2, 2), nn.Identity(), nn.Linear(2, 1)
+    x = torch.ones(1, 2)
+
+    def closure():
+        h = first(x)
+        y = same(h)
+        h.mul_(2)
+        return last(y).square().sum()
+
+    net = nn.Sequential(first, same, last)
+    with pytest.raises(RuntimeError, match="'1' was modified in place under another"):
+        pc.backward(net, closure, at="*")
+    _, truth = oracle.autograd(net, closure)
+    pc.backward(net, closure)  # cut at the linear layers nothing drifts
+    oracle.assert_same(oracle.gradients(net), truth, 1e-6)
+
+
+def test_gradients_inside_the_closure_are_refused_where_they_would_end_at_a_cut(
+    refuses,
+):
+    net = nn.Sequential(nn.Linear(2, 4), nn.Tanh(), nn.Linear(4, 1))
+    x = torch.ones(3, 2)
+
+    def penalty():
+        z = x.clone().requires_grad_()
+        y = (net(z) + z.square().sum(-1, keepdim=True)).sum()
+        (g,) = torch.autograd.grad(y, z, create_graph=True)
+        return (g.norm(dim=-1) - 1).square().mean()
+
+    refuses(RuntimeError, "double backward is not supported", penalty, model=net)
+    # a gradient of something else is the closure's own business
+    pc.backward(net, lambda: net(x).sum() + _slope_of_a_square(x).sum())
+
+
+def _slope_of_a_square(x):
+    z = x.clone().requires_grad_()
+    return torch.autograd.grad(z.square().sum(), z)[0]
+
+
+def test_an_interrupt_leaves_the_model_as_it_was(net, x):
+    before, random_state = oracle.buffers(net), torch.get_rng_state()
+
+    def closure():
+        net(x)
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        pc.backward(net, closure)
+    assert oracle.hooks(net) == 0
+    for a, b in zip(oracle.buffers(net), before, strict=True):
+        assert torch.equal(a, b)
+    assert torch.equal(torch.get_rng_state(), random_state)
+
+
+@pytest.mark.parametrize("gradient", ["2", [1.0], torch.ones(3), True, 1j])
+def test_gradient_that_is_no_number(net, x, gradient):
+    with pytest.raises(TypeError, match="gradient must be a number or a 0-d tensor"):
+        pc.backward(net, lambda: net(x).sum(), gradient=gradient)
+
+
+@pytest.mark.parametrize("model", [None, lambda: 0, nn.Linear, iter([])])
+def test_models_that_are_none(model):
+    with pytest.raises(TypeError, match=r"model must be a torch\.nn\.Module"):
+        pc.backward(model, lambda: torch.ones((), requires_grad=True))
+
+
+def test_infer_refuses_what_is_not_finite_too():
+    net, x = nn.Sequential(*(nn.Linear(2, 2) for _ in range(3))), torch.ones(1, 2)
+    with pytest.raises(FloatingPointError, match="not finite: inference diverged"):
+        list(pc.infer(net, lambda: net(x).sum(), pc.FixedPrediction(3.0, 400)))
+
+
+def test_a_rule_that_forgets_to_evaluate_or_yields_no_mapping():
+    class Hasty:
+        def run(self, graph):
+            yield graph.zeros()
+
+    class Silent:
+        def run(self, graph):
+            graph.evaluate()
+            yield None
+
+    net, x = nn.Sequential(nn.Linear(2, 2), nn.Linear(2, 2)), torch.ones(1, 2)
+    with pytest.raises(RuntimeError, match=r"call graph.evaluate\(\) first"):
+        pc.backward(net, lambda: net(x).sum(), Hasty())
+    with pytest.raises(TypeError, match="yielded NoneType, not a mapping"):
+        pc.backward(net, lambda: net(x).sum(), Silent())

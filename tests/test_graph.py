@@ -159,6 +159,21 @@ def test_compiled_models_and_blocks(whole):
         torch.testing.assert_close(p.grad, g, rtol=1e-12, atol=1e-14)
 
 
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")
+def test_scripted_modules_take_no_hooks_and_are_part_of_what_reads_them():
+    torch.manual_seed(0)
+    middle = torch.jit.script(nn.Linear(3, 3))
+    net = nn.Sequential(nn.Linear(2, 3), middle, nn.Tanh(), nn.Linear(3, 1))
+    x = torch.ones(4, 2)
+    net(x).square().sum().backward()
+    truth = [p.grad.clone() for p in net.parameters()]
+    net.zero_grad()
+    assert pc.cut(net, lambda: net(x).square().sum()).vertices == ("0", "3")
+    pc.backward(net, lambda: net(x).square().sum())
+    for p, g in zip(net.parameters(), truth, strict=True):
+        torch.testing.assert_close(p.grad, g)
+
+
 def test_values_are_handed_downstream_and_predictions_follow():
     model, closure = ZOO["perceptron"]()
     graph = pc.cut(model, closure)

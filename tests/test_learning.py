@@ -2,10 +2,12 @@
 
 import copy
 import json
+import random
 import subprocess
 import sys
 from dataclasses import dataclass
 
+import numpy as np
 import oracle
 import pytest
 import torch
@@ -254,3 +256,47 @@ def test_importing_pcnotes_is_light():
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
     assert done.stdout == "set()\n", done.stdout + done.stderr
+
+
+def test_python_and_numpy_draw_the_same_numbers_in_every_evaluation():
+    net, x = nn.Sequential(nn.Linear(2, 2), nn.Linear(2, 1)), torch.ones(3, 2)
+
+    def closure():
+        noise = random.random() + np.random.rand()
+        return (net(x) * noise).square().sum()
+
+    table = pc.compare(net, closure, [pc.FixedPrediction()])
+    assert table.rows[0]["relative_error"] < 1e-6
+
+
+def test_many_steps_cost_no_more_than_few():
+    net, x = nn.Sequential(nn.Linear(2, 2), nn.Linear(2, 1)), torch.ones(3, 2)
+    for steps in (10, 100_000):
+        row = pc.compare(
+            net, lambda: net(x).square().sum(), [pc.FixedPrediction(0.5, steps)]
+        ).rows[0]
+        assert (row["evaluations"], row["vjps"]) == (1, 2)
+
+
+def test_a_step_size_may_be_a_scalar_tensor_or_an_array():
+    assert pc.FixedPrediction(torch.tensor(0.5)).schedule(2) == (0.5, 0.5)
+    assert pc.FixedPrediction(np.array([0.5, 1.0])).schedule(9) == (0.5, 1.0)
+
+
+def test_energy_can_be_read_where_gradients_are_off():
+    model, closure = ZOO["residual_stack"]()
+    with_grad = [float(s.energy) for s in pc.infer(model, closure, HALF)]
+    without = []
+    for s in pc.infer(model, closure, HALF):
+        with torch.no_grad():
+            without.append(float(s.energy))
+    assert with_grad == without
+
+
+def test_what_a_reader_does_to_a_state_does_not_reach_later_ones():
+    model, closure = ZOO["residual_stack"]()
+    clean = [s.errors for s in pc.infer(model, closure, HALF)]
+    for s, expected in zip(pc.infer(model, closure, HALF), clean, strict=True):
+        for i, e in s.errors.items():
+            assert torch.equal(e, expected[i])
+            e.mul_(7)
