@@ -44,6 +44,14 @@ def as_models(model: Models) -> tuple[nn.Module, ...]:
         raise TypeError(
             f"model must be a torch.nn.Module or a list of them, got {given}"
         )
+    for m in models:
+        reads_graph = ("static_graph", "find_unused_parameters")
+        if _is_wrapper(m) and any(getattr(m, name, False) for name in reads_graph):
+            raise ValueError(
+                "DistributedDataParallel with static_graph or find_unused_parameters "
+                "walks the graph behind its output, which ends at the first cut: "
+                "gradients would not be synchronised. Build it without them"
+            )
     return models
 
 

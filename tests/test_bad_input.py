@@ -368,3 +368,16 @@ def test_a_rule_that_forgets_to_evaluate_or_yields_no_mapping():
         pc.backward(net, lambda: net(x).sum(), Hasty())
     with pytest.raises(TypeError, match="yielded NoneType, not a mapping"):
         pc.backward(net, lambda: net(x).sum(), Silent())
+
+
+@pytest.mark.parametrize("option", ["static_graph", "find_unused_parameters"])
+def test_distributed_wrappers_that_walk_the_graph_are_refused(x, option):
+    class DistributedDataParallel(nn.Module):  # stands for torch's
+        def __init__(self):
+            super().__init__()
+            self.module = nn.Linear(3, 2)
+            setattr(self, option, True)
+
+    wrapped = DistributedDataParallel()
+    with pytest.raises(ValueError, match="would not be synchronised"):
+        pc.backward(wrapped, lambda: wrapped.module(x).sum())
