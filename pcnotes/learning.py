@@ -27,11 +27,11 @@ def backward(
     """Put the gradient that `rule` computes into `.grad`; return the loss.
 
     The one-line change: `loss.backward()` becomes `pc.backward(model, closure, rule)`,
-    where `closure` takes no argument, runs the model and returns the scalar loss. It must
-    be pure: rules may run it several times. The
-    rest of the loop (optimizer, zero_grad) stays: gradients are added, only for
-    parameters that require grad, and parameters that the loss does not depend on keep
-    None. Returns the loss of the feed-forward pass, detached.
+    where `closure` takes no argument, runs the model and returns the scalar loss. It
+    must be pure, since rules may run it several times: no backward(), no optimizer, no
+    fresh data. The rest of the loop stays: gradients are added, only for parameters
+    that require grad, and parameters that the loss does not depend on keep None.
+    Returns the loss of the feed-forward pass, detached.
 
     rule: `FixedPrediction()` if not given, which equals backpropagation on every model
     (`fp-finite-termination`). at: which module calls are vertices, see `pcnotes.cut`.
