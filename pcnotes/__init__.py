@@ -8,18 +8,32 @@ model, `infer` watches a rule at work, `compare` holds rules against backpropaga
 from .evaluation import Evaluation
 from .graph import Graph, cut
 from .learning import Comparison, State, backward, compare, infer
-from .rules import Backprop, FixedPrediction, Rule
+from .rules import (
+    ZIL,
+    Backprop,
+    ErrorOptimisation,
+    Exact,
+    FixedPrediction,
+    Incremental,
+    Rule,
+    Strict,
+)
 
 __version__ = "0.1.0"
 
 __all__ = [
+    "ZIL",
     "Backprop",
     "Comparison",
+    "ErrorOptimisation",
     "Evaluation",
+    "Exact",
     "FixedPrediction",
     "Graph",
+    "Incremental",
     "Rule",
     "State",
+    "Strict",
     "backward",
     "compare",
     "cut",

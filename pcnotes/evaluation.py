@@ -3,14 +3,26 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from functools import cached_property
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
+from .structure import Origin, Structure, origins, read_structure
+
 Errors = Mapping[str, Tensor]
+Gradients = dict[Tensor, Tensor]
+
+
+class Arrival(NamedTuple):
+    """One level of a reverse sweep: errors that are complete, and what they teach."""
+
+    level: int
+    errors: dict[str, Tensor]
+    gradients: Gradients
 
 
 class Evaluation:
@@ -26,17 +38,20 @@ class Evaluation:
         predictions: dict[str, Tensor],
         values: dict[str, Tensor],
         work: Counter[str],
+        structure: Structure | None = None,
     ) -> None:
         self._loss = loss
         self._predictions = predictions
-        self._values = values
+        self._values = values  # an output is among them only while it is cut, too
         self._work = work
-        self._hidden: tuple[str, ...] = ()
-        self._outputs: tuple[str, ...] = ()
+        if structure is None:
+            structure = read_structure(*self._origins)
+        self.structure = structure
 
-    def _keep(self, hidden: Iterable[str], outputs: Iterable[str]) -> None:
-        """Prune: what does not reach the loss has no value and no energy."""
-        self._hidden, self._outputs = tuple(hidden), tuple(outputs)
+    @property
+    def hidden(self) -> tuple[str, ...]:
+        """The vertices that have a free value here."""
+        return self.structure.hidden
 
     @property
     def loss(self) -> Tensor:
@@ -46,18 +61,18 @@ class Evaluation:
     @cached_property
     def predictions(self) -> dict[str, Tensor]:
         """μ of every reached vertex, detached."""
-        kept = {*self._hidden, *self._outputs}
-        return {i: mu.detach() for i, mu in self._predictions.items() if i in kept}
+        return {i: self._predictions[i].detach() for i in self.structure.vertices}
 
     @cached_property
     def values(self) -> dict[str, Tensor]:
         """v of every hidden vertex, detached."""
-        return {i: self._values[i].detach() for i in self._hidden}
+        return {i: self._values[i].detach() for i in self.hidden}
 
     @cached_property
     def output_errors(self) -> dict[str, Tensor]:
         """∂loss/∂μ of every output."""
-        return {i: e for i, e in self._direct_gradient.items() if i in self._outputs}
+        handed = {i: self._handed(i) for i in self.structure.outputs}
+        return self._pull([self._loss], [None], handed)
 
     @cached_property
     def loss_gradient(self) -> dict[str, Tensor]:
@@ -65,19 +80,13 @@ class Evaluation:
 
         The loss is what comes after the last hidden vertex, outputs included.
         """
-        direct = {i: e for i, e in self._direct_gradient.items() if i in self._hidden}
-        return add(direct, self.vjp(self.output_errors))
-
-    @cached_property
-    def _direct_gradient(self) -> dict[str, Tensor]:
-        names = [*self._hidden, *self._outputs]
-        values = [self._values[i] for i in names]
-        if not values:
-            return {}
-        found = torch.autograd.grad(
-            self._loss, values, retain_graph=True, allow_unused=True
-        )
-        return _accumulators(names, found)
+        near = [*self.structure.loss_parents]
+        cut = [i for i in self.structure.outputs if self._is_cut(i)]
+        self._count(i for i in self.structure.outputs if i not in cut)
+        values = {i: self._values[i] for i in near + cut}
+        direct = self._pull([self._loss], [None], values)
+        errors = {i: direct.pop(i) for i in cut if i in direct}
+        return add(direct, self.vjp(errors))
 
     def vjp(self, errors: Errors) -> dict[str, Tensor]:
         """Jᵀε: the given vertices' errors carried to the values of their parents.
@@ -85,18 +94,14 @@ class Evaluation:
         Only parents have an entry. Shapes as the predictions' on both sides.
         """
         self._check(errors)
-        sources = list(errors)
-        if not (sources and self._hidden):
-            return {}
-        self._work["vjps"] += len(sources)
-        found = torch.autograd.grad(
+        sources = [i for i in errors if self.structure.parents[i]]
+        self._count(sources)
+        parents = {j: None for i in sources for j in self.structure.parents[i]}
+        return self._pull(
             [self._predictions[i] for i in sources],
-            [self._values[i] for i in self._hidden],
-            [errors[i].to(self._predictions[i].dtype) for i in sources],
-            retain_graph=True,
-            allow_unused=True,
+            [errors[i] for i in sources],
+            {j: self._values[j] for j in parents},
         )
-        return _accumulators(self._hidden, found)
 
     def pull(self, errors: Errors, loss: float = 1.0) -> dict[str, Tensor]:
         """Jᵀε + loss·g for every hidden vertex: what its children ask of its value.
@@ -106,68 +111,134 @@ class Evaluation:
         """
         weighted = {i: loss * g for i, g in self.loss_gradient.items()}
         arrived = add(self.vjp(errors), weighted)
-        return {i: arrived[i] if i in arrived else self._zero(i) for i in self._hidden}
+        return {i: arrived[i] if i in arrived else self._zero(i) for i in self.hidden}
 
     def zeros(self) -> dict[str, Tensor]:
         """A zero error for every hidden vertex; float32 where predictions have less."""
-        return {i: self._zero(i) for i in self._hidden}
+        return {i: self._zero(i) for i in self.hidden}
 
-    def accumulate(
-        self, errors: Errors, gradient: float | Tensor | None = None
-    ) -> None:
-        """Add Σ (∂μ/∂θ)ᵀε, and the loss's own part, to `.grad` as backward() would.
+    def sweep(
+        self, seed: Tensor | None = None, teach: bool = True
+    ) -> Iterator[Arrival]:
+        """Every vertex's error from its children's, once, from the loss upwards.
 
-        Frees the local graphs: an evaluation can be accumulated once.
+        At unit step and frozen linearisation any order that visits children first is
+        exact (`fp-asynchronous`). One call of autograd sends a level's errors to the
+        parents and to the parameters, so each local graph is walked once.
+
+        seed: the error of the loss itself, 1 if not given; everything scales with it.
+        teach: whether the parameters' gradients are wanted.
         """
-        roots, weights = self._roots(errors, gradient)
-        if inputs := self._parameters():
-            torch.autograd.backward(roots, weights, inputs=inputs)
+        loss, vertices = self._origins
+        arrived: dict[str, Tensor] = {}
+        gradients: Gradients = {}
 
-    def gradients(self, errors: Errors) -> dict[Tensor, Tensor | None]:
-        """The same gradients as a mapping {leaf: gradient}; `.grad` is not touched."""
-        roots, weights = self._roots(errors, None)
-        if not (inputs := self._parameters()):
-            return {}
-        found = torch.autograd.grad(
-            roots, inputs, weights, retain_graph=True, allow_unused=True
-        )
-        return dict(zip(inputs, found, strict=True))
+        def send(roots: Sequence[Tensor], weights: Any, made_of: list[Origin]) -> None:
+            nonlocal arrived
+            parents = {j: self._values[j] for o in made_of for j in o.parents}
+            leaves = {t: None for o in made_of for t in o.leaves} if teach else {}
+            found = _grad(roots, list(parents.values()), weights, leaves)
+            arrived = add(arrived, _named(parents, found))
+            _collect(gradients, leaves, found[len(parents) :])
+
+        def pass_on(names: Iterable[str]) -> dict[str, Tensor]:
+            errors = {
+                i: arrived.pop(i) if i in arrived else self._zero(i) for i in names
+            }
+            self._count(errors)
+            roots = [self._predictions[i] for i in errors]
+            send(roots, self._like(errors), [vertices[i] for i in errors])
+            return errors
+
+        send([self._loss], [seed], [loss])
+        for level, names in enumerate(self.structure.by_level):
+            # Outputs that are not cut were part of the loss's own graph.
+            errors = pass_on(i for i in names if self._is_cut(i))
+            yield Arrival(level, errors, gradients)
+            errors, gradients = {}, {}  # nothing is kept that was handed over
+
+    def adjoints(self) -> dict[str, Tensor]:
+        """δ of the network as it stands here, its values' shifts held fixed."""
+        levels = self.sweep(teach=False)
+        found = {i: e for at in levels for i, e in at.errors.items()}
+        return {i: found[i] for i in self.hidden}
+
+    def gradients(
+        self, errors: Errors, loss: bool = True, factor: float | Tensor | None = None
+    ) -> Gradients:
+        """Σ (∂μ/∂θ)ᵀε over these vertices, as {leaf: gradient}.
+
+        loss: whether the loss's own part, outputs included, is added. factor:
+        multiplies everything where it enters the local graphs.
+        """
+        self._check(errors)
+        own, vertices = self._origins
+        roots, weights, made_of = [], [], []
+        if loss:
+            cut = {i: e for i, e in self.output_errors.items() if self._is_cut(i)}
+            errors = {**errors, **cut}
+            roots, weights, made_of = [self._loss], [torch.ones_like(self._loss)], [own]
+        roots += [self._predictions[i] for i in errors]
+        weights += self._like(errors)
+        made_of += [vertices[i] for i in errors]
+        if factor is not None:
+            weights = [(factor * w).to(w.dtype) for w in weights]
+        leaves = {t: None for origin in made_of for t in origin.leaves}
+        gradients: Gradients = {}
+        _collect(gradients, leaves, _grad(roots, [], weights, leaves))
+        return gradients
+
+    def check_complete(self, errors: Errors) -> None:
+        """Raise unless every hidden vertex has an error of its prediction's shape."""
+        self._check(errors)
+        if missing := [i for i in self.hidden if i not in errors]:
+            raise KeyError(
+                f"the rule gave no error for hidden vertices {', '.join(missing)}"
+            )
+
+    @cached_property
+    def _origins(self) -> tuple[Origin, dict[str, Origin]]:
+        """What the loss and the predictions of this run were made of."""
+        roots = [self._loss, *self._predictions.values()]
+        loss, *vertices = origins(roots, self._values)
+        return loss, dict(zip(self._predictions, vertices, strict=True))
+
+    def _is_cut(self, name: str) -> bool:
+        return name in self._values
+
+    def _handed(self, name: str) -> Tensor:
+        """What went downstream: the value, or the prediction of an uncut output."""
+        return self._values[name] if self._is_cut(name) else self._predictions[name]
 
     def _zero(self, name: str) -> Tensor:
         mu = self._predictions[name].detach()
         return torch.zeros_like(mu, dtype=_accumulator(mu.dtype))
 
-    def _roots(
-        self, errors: Errors, gradient: float | Tensor | None
-    ) -> tuple[list[Tensor], list[Tensor]]:
-        """Every local graph's end with the error that enters it there."""
-        ends = {self._loss: torch.ones_like(self._loss)}
-        for i, error in {**errors, **self.output_errors}.items():
-            mu = self._predictions[i]
-            ends[mu] = error.to(mu.dtype)
-        if gradient is not None:
-            ends = {end: (gradient * e).to(end.dtype) for end, e in ends.items()}
-        return list(ends), list(ends.values())
+    def _like(self, errors: Errors) -> list[Tensor]:
+        """The errors in the precision in which the predictions were computed."""
+        return [e.to(self._predictions[i].dtype) for i, e in errors.items()]
 
-    def _parameters(self) -> list[Tensor]:
-        """The leaves that are nobody's value: parameters, inputs that require grad."""
-        values = {id(v) for v in self._values.values()}
-        kept = [self._predictions[i] for i in (*self._hidden, *self._outputs)]
-        return [t for t in leaves([self._loss, *kept]) if id(t) not in values]
+    def _pull(
+        self,
+        roots: Sequence[Tensor],
+        errors: Sequence[Tensor | None],
+        targets: Mapping[str, Tensor],
+    ) -> dict[str, Tensor]:
+        weights = [
+            None if e is None else e.to(r.dtype)
+            for e, r in zip(errors, roots, strict=True)
+        ]
+        return _named(targets, _grad(roots, list(targets.values()), weights))
 
-    def check_complete(self, errors: Errors) -> None:
-        """Raise unless every hidden vertex has an error of its prediction's shape."""
-        self._check(errors)
-        if missing := [i for i in self._hidden if i not in errors]:
-            raise KeyError(
-                f"the rule gave no error for hidden vertices {', '.join(missing)}"
-            )
+    def _count(self, sources: Iterable[str]) -> None:
+        """Products with a transposed Jacobian, if there is anybody to send them to."""
+        self._work["vjps"] += sum(bool(self.structure.parents[i]) for i in sources)
 
     def _check(self, errors: Errors) -> None:
         for i, error in errors.items():
             mu = self._predictions.get(i)
-            if mu is None:
-                known = ", ".join(self._hidden)
+            if mu is None or i not in self.structure.parents:
+                known = ", ".join(self.hidden)
                 raise KeyError(f"{i!r} is no vertex of this graph; it has {known}")
             if error.shape != mu.shape:
                 raise ValueError(
@@ -176,67 +247,31 @@ class Evaluation:
                 )
 
 
-class Uncut(Evaluation):
+class Uncut:
     """One run with nothing cut: plain autograd, for comparison."""
 
-    def __init__(
-        self,
-        loss: Tensor,
-        predictions: dict[str, Tensor],
-        edges: dict[str, Any],
-        work: Counter[str],
-    ) -> None:
-        super().__init__(loss, predictions, {}, work)
+    def __init__(self, loss: Tensor, edges: dict[str, Any]) -> None:
+        self._loss = loss
         self._edges = edges
+
+    @property
+    def loss(self) -> Tensor:
+        """The loss of this run, detached."""
+        return self._loss.detach()
 
     def adjoints(self) -> dict[str, Tensor]:
         """δ = ∂loss/∂μ through the whole network, where the loss depends on μ."""
-        found = torch.autograd.grad(
-            self._loss,
-            list(self._edges.values()),
-            retain_graph=True,
-            allow_unused=True,
-        )
-        return _accumulators(self._edges, found)
+        found = _grad([self._loss], list(self._edges.values()), [None])
+        return _named(self._edges, found)
 
-    def check_complete(self, errors: Errors) -> None:
-        """Nothing to check: the loss carries everything."""
-
-    def _roots(
-        self, errors: Errors, gradient: float | Tensor | None
-    ) -> tuple[list[Tensor], list[Tensor]]:
-        return super()._roots({}, gradient)  # the whole path hangs on the loss
-
-
-def leaves(roots: Iterable[Tensor]) -> list[Tensor]:
-    """The leaves of autograd that these tensors depend on, each once."""
-    found: dict[int, Tensor] = {}
-    seen: set[Any] = set()
-    stack: list[Any] = [r.grad_fn for r in roots if r.grad_fn is not None]
-    while stack:
-        node = stack.pop()
-        if node in seen:
-            continue
-        seen.add(node)
-        if hasattr(node, "variable"):
-            found.setdefault(id(node.variable), node.variable)
-        stack.extend(n for n, _ in node.next_functions if n is not None)
-    return list(found.values())
-
-
-def _accumulator(dtype: torch.dtype) -> torch.dtype:
-    """Errors are summed over many steps: half precision would lose them."""
-    return torch.float32 if dtype in (torch.float16, torch.bfloat16) else dtype
-
-
-def _accumulators(
-    names: Iterable[str], tensors: Iterable[Tensor | None]
-) -> dict[str, Tensor]:
-    return {
-        i: t.to(_accumulator(t.dtype))
-        for i, t in zip(names, tensors, strict=True)
-        if t is not None
-    }
+    def gradients(self, factor: float | Tensor | None = None) -> Gradients:
+        """∂loss/∂θ as {leaf: gradient}, times the factor."""
+        (origin,) = origins([self._loss], {})
+        seed = None if factor is None else factor * torch.ones_like(self._loss)
+        gradients: Gradients = {}
+        found = _grad([self._loss], [], [seed], origin.leaves)
+        _collect(gradients, origin.leaves, found)
+        return gradients
 
 
 def add(left: Errors, right: Errors) -> dict[str, Tensor]:
@@ -245,3 +280,55 @@ def add(left: Errors, right: Errors) -> dict[str, Tensor]:
     for i, tensor in right.items():
         total[i] = total[i] + tensor if i in total else tensor
     return total
+
+
+def _grad(
+    roots: Sequence[Tensor],
+    values: Sequence[Any],
+    weights: Any,
+    leaves: Iterable[Tensor] = (),
+) -> Any:
+    """torch.autograd.grad for values, then leaves; the graph is kept for more."""
+    targets = [*values, *leaves]
+    if not (roots and targets):
+        return ()
+    with _silent(leaves):
+        return torch.autograd.grad(
+            roots, targets, weights, retain_graph=True, allow_unused=True
+        )
+
+
+@contextmanager
+def _silent(leaves: Iterable[Tensor]) -> Iterator[None]:
+    """No hook of a parameter sees a part of its gradient: they run at the hand-over."""
+    hooked = [t._backward_hooks for t in leaves if t._backward_hooks]
+    saved = [dict(hooks) for hooks in hooked]
+    for hooks in hooked:
+        hooks.clear()
+    try:
+        yield
+    finally:
+        for hooks, before in zip(hooked, saved, strict=True):
+            hooks.update(before)
+
+
+def _collect(
+    gradients: Gradients, leaves: Iterable[Tensor], found: Iterable[Tensor | None]
+) -> None:
+    for leaf, gradient in zip(leaves, found, strict=False):
+        if gradient is not None:
+            known = gradients.get(leaf)
+            gradients[leaf] = gradient if known is None else known + gradient
+
+
+def _named(names: Iterable[str], found: Iterable[Tensor | None]) -> dict[str, Tensor]:
+    return {
+        i: t.to(_accumulator(t.dtype))
+        for i, t in zip(names, found, strict=False)
+        if t is not None
+    }
+
+
+def _accumulator(dtype: torch.dtype) -> torch.dtype:
+    """Errors are summed over many steps: half precision would lose them."""
+    return torch.float32 if dtype in (torch.float16, torch.bfloat16) else dtype

@@ -19,10 +19,13 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
-from .evaluation import Errors, Evaluation, Uncut, add, leaves
+from .evaluation import Errors, Evaluation, Uncut
+from .lessons import Lessons
+from .objective import Objective, largest_step
 from .outputs import map_tensors
 from .replay import Replay, refuse_changes
 from .selection import At, Models, as_models, select
+from .structure import Structure, origins
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -38,8 +41,29 @@ class Record(NamedTuple):
     """What a hook keeps of one tensor that a module returned."""
 
     prediction: Tensor
-    value: Any  # the leaf that went downstream; uncut, the edge of autograd
+    # The leaf that went downstream; for an output None, uncut the edge of autograd.
+    value: Any
     version: int
+
+
+class Given(NamedTuple):
+    """What the hidden vertices hand on: values, or shifts of their predictions."""
+
+    tensors: dict[Key, Tensor]
+    shift: bool
+
+    def value(self, key: Key, mu: Tensor) -> Tensor:
+        """v for this prediction; without a word about it, the prediction itself."""
+        given = self.tensors.get(key)
+        if given is None:
+            return mu
+        if given.shape != mu.shape:
+            what = "error" if self.shift else "value"
+            raise ValueError(
+                f"the {what} given for module {key[0]!r} has shape "
+                f"{tuple(given.shape)}, its prediction {tuple(mu.shape)}"
+            )
+        return mu.detach() - given if self.shift else given
 
 
 def cut(model: Models, closure: Closure, at: At = None) -> Graph:
@@ -73,9 +97,11 @@ class Graph:
     feed another vertex. outputs: those that feed the loss alone. unreached: cut, but
     the loss does not depend on them. parents, levels: mappings by name; the level of a
     vertex is the largest number of edges from it to the loss, 0 for outputs. depth: the
-    largest level, K. loss: the feed-forward loss. last: the evaluation that pull() and
-    the parameters' gradient use; a rule may set it to an earlier one. work: how many
-    "evaluations" and vector-Jacobian products of vertices ("vjps") were spent.
+    largest level, K. graded: whether all ways from a vertex to the loss are equally
+    long. identity_vertices: how many delayed copies of a value it takes to make it so,
+    by vertex. loss: the feed-forward loss. last: the evaluation that pull() and learn()
+    use; a rule may set it to an earlier one. work: how many "evaluations" and
+    vector-Jacobian products of vertices ("vjps") were spent.
     """
 
     vertices: tuple[str, ...]
@@ -106,13 +132,33 @@ class Graph:
         self._closure = closure
         self._replay = Replay(self._models)
         self._names: dict[Key, str] | None = None
-        self.feedforward: Evaluation | None = None
+        self._structure: Structure | None = None
         self._last: Evaluation | None = None
+        self.feedforward: Evaluation | None = None
+        self.lessons: Lessons | None = None
+        self.learned: tuple[str, ...] = ()
         self.work: Counter[str] = Counter()
 
     @property
+    def structure(self) -> Structure:
+        """Parents and levels, as the feed-forward pass showed them."""
+        if self._structure is None:
+            raise RuntimeError("nothing was evaluated yet: call graph.evaluate() first")
+        return self._structure
+
+    @property
+    def graded(self) -> bool:
+        """Whether all ways from a vertex to the loss have the same length."""
+        return self.structure.graded
+
+    @property
+    def identity_vertices(self) -> dict[str, int]:
+        """How many delayed copies each value needs so that every edge spans a level."""
+        return self.structure.identity_vertices
+
+    @property
     def last(self) -> Evaluation:
-        """The evaluation that pull(), zeros() and the parameters' gradient use."""
+        """The evaluation that pull(), zeros() and learn() use."""
         if self._last is None:
             raise RuntimeError("nothing was evaluated yet: call graph.evaluate() first")
         return self._last
@@ -121,45 +167,55 @@ class Graph:
     def last(self, evaluation: Evaluation) -> None:
         self._last = evaluation
 
-    def evaluate(self, values: Errors | None = None) -> Evaluation:
+    def evaluate(
+        self, values: Errors | None = None, errors: Errors | None = None
+    ) -> Evaluation:
         """Run the closure with these values; None is the feed-forward pass.
 
         values: {hidden vertex: tensor}; a vertex that is not named hands its prediction
-        on. The result is also `graph.last`, which pull() and the final gradient use.
+        on. errors: instead of values, {hidden vertex: ε}; a vertex hands μ - ε on. The
+        result is also `graph.last`, which pull() and learn() use.
         """
-        if values is not None:
-            self.last = self.probe(values)
+        if values is not None or errors is not None:
+            self.last = self.probe(values, errors)
         elif self.feedforward is None:
-            self.last = self.feedforward = self.probe({})
+            self.last = self.feedforward = self.probe()
         else:
             self.last = self.feedforward
         return self.last
 
-    def probe(self, values: Errors) -> Evaluation:
+    def probe(
+        self, values: Errors | None = None, errors: Errors | None = None
+    ) -> Evaluation:
         """An evaluation that does not become the last one."""
-        loss, records = self._run(self._keys(values), uncut=False)
+        if values is not None and errors is not None:
+            raise TypeError("give values or errors, not both")
+        given = Given(self._keys(values or errors or {}), shift=errors is not None)
+        loss, records = self._run(given)
         names = self._name(records)
         evaluation = Evaluation(
             loss,
             {names[k]: r.prediction for k, r in records.items()},
-            {names[k]: r.value for k, r in records.items()},
+            {names[k]: r.value for k, r in records.items() if r.value is not None},
             self.work,
+            self._structure,
         )
-        if not hasattr(self, "vertices"):
-            self._read_structure(evaluation)
-        evaluation._keep(self.hidden, self.outputs)
+        if self._structure is None:
+            self._show(evaluation.structure)
         return evaluation
+
+    def _show(self, structure: Structure) -> None:
+        self._structure = structure
+        self.vertices, self.hidden = structure.vertices, structure.hidden
+        self.outputs, self.unreached = structure.outputs, structure.unreached
+        self.parents, self.levels = structure.parents, structure.levels
+        self.depth = structure.depth
 
     def uncut(self) -> Uncut:
         """Run the closure with nothing cut, for comparison with backpropagation."""
-        loss, records = self._run({}, uncut=True)
+        loss, records = self._run(None)
         names = self._name(records)
-        return Uncut(
-            loss,
-            {names[k]: r.prediction for k, r in records.items()},
-            {names[k]: r.value for k, r in records.items()},
-            self.work,
-        )
+        return Uncut(loss, {names[k]: r.value for k, r in records.items()})
 
     def pull(self, errors: Errors, loss: float = 1.0) -> dict[str, Tensor]:
         """Jᵀε + loss·g at the last evaluation, for every hidden vertex."""
@@ -174,24 +230,45 @@ class Graph:
         """μ of every vertex at the last evaluation."""
         return self.last.predictions
 
-    def sweep(self) -> dict[str, Tensor]:
-        """Every hidden vertex's error from its children's, once, in reverse order.
+    def learn(self, errors: Errors, loss: bool = False) -> None:
+        """The parameters of these vertices learn now: (∂μ/∂θ)ᵀε at the last evaluation.
 
-        At unit step and frozen linearisation any order that visits children first is
-        exact (`fp-asynchronous`); this one costs one Jacobian per vertex.
+        loss: whether outputs, and what else the loss reads, learn now too. A rule that
+        never calls this learns once: at its last evaluation, from its last errors.
         """
-        arrived = dict(self.last.loss_gradient)
-        for level in range(1, self.depth):  # the deepest have no parents to tell
-            complete = {i: e for i, e in arrived.items() if self.levels[i] == level}
-            arrived = add(arrived, self.last.vjp(complete))
-        return {i: arrived[i] for i in self.hidden}
+        self.learned += (*errors, *(self.structure.outputs if loss else ()))
+        if self.lessons is not None:
+            found = self.last.gradients(errors, loss, self.lessons.factor)
+            self.lessons.add(errors, found)
 
-    def accumulate(
-        self, errors: Errors, gradient: float | Tensor | None = None
-    ) -> None:
-        """Add the gradient of the parameters at the last evaluation to `.grad`."""
-        self.last.accumulate(errors, gradient)
-        self.feedforward = None
+    def sweep(self, share: Callable[[int], float] | None = None) -> None:
+        """Reverse order, each vertex once: its error from its children's, and learn.
+
+        share: by level, the share of the error that the parameters learn from.
+        """
+        lessons = self.lessons or Lessons()
+        seed = None
+        if lessons.factor is not None:
+            seed = (lessons.factor * torch.ones_like(self.loss)).to(self.loss.dtype)
+        for level, errors, gradients in self.last.sweep(seed):
+            part = 1.0 if share is None or level == 0 else share(level)
+            lessons.add(errors if level else {}, gradients, part)
+
+    def accumulate(self, errors: Errors) -> None:
+        """Learn now, straight into `.grad`: for rules that learn at every step."""
+        self.learned += self.structure.vertices
+        lessons = Lessons()
+        lessons.add(errors, self.last.gradients(errors))
+        lessons.hand_over()
+        self.feedforward = None  # the parameters may change from here on
+
+    def step_size(self, objective: Objective | None = None) -> float:
+        """The largest stable step of the strict rules at the feed-forward pass.
+
+        objective: the energy in question, with β = 1 and unit precisions if not given.
+        By power iteration on the inference Hessian, 2/λ with λ approached from below.
+        """
+        return largest_step(self, Objective() if objective is None else objective)
 
     def rewind(self) -> None:
         """Put buffers and random states back to where they were before."""
@@ -212,23 +289,20 @@ class Graph:
             self.rewind()
             raise
 
-    def _run(
-        self, values: dict[Key, Tensor], uncut: bool
-    ) -> tuple[Tensor, dict[Key, Record]]:
-        """One run of the closure under hooks; the first one is the one that counts."""
+    def _run(self, given: Given | None) -> tuple[Tensor, dict[Key, Record]]:
+        """One run of the closure under hooks; the first one is the one that counts.
+
+        given: None leaves everything uncut.
+        """
         records: dict[Key, Record] = {}
         if self.work["evaluations"]:
-            with (
-                torch.enable_grad(),
-                self._replay.again(),
-                self._hooks(records, values, uncut),
-            ):
+            with torch.enable_grad(), self._replay.again(), self._hooks(records, given):
                 loss = self._closure()
         else:
-            with refuse_changes(self._models), self._hooks(records, values, uncut):
+            with refuse_changes(self._models), self._hooks(records, given):
                 loss = self._closure()
         _check_loss(loss)
-        if not uncut:
+        if given is not None:
             _check_records(records)
         if not self.work["evaluations"]:
             self.loss = loss.detach()
@@ -242,14 +316,10 @@ class Graph:
         return loss, records
 
     @contextmanager
-    def _hooks(
-        self,
-        records: dict[Key, Record],
-        values: dict[Key, Tensor],
-        uncut: bool,
-    ) -> Iterator[None]:
+    def _hooks(self, records: dict[Key, Record], given: Given | None) -> Iterator[None]:
         calls = dict.fromkeys(self._places, 0)
         started: dict[nn.Module, list[int]] = {m: [] for m in self._places}
+        outputs = self._output_keys()
 
         def before(module: nn.Module, args: Any) -> None:
             started[module].append(len(records))
@@ -267,7 +337,16 @@ class Graph:
                     return mu
                 if id(mu) not in handed:
                     key = (self._places[module], call, path)
-                    handed[id(mu)] = _record(records, key, mu, values.get(key), uncut)
+                    if mu.grad_fn is None:
+                        mu = mu.view_as(mu)  # a parameter, or the module's own input
+                    if given is None:
+                        record, passed = _watch(mu)
+                    elif key in outputs:
+                        record, passed = _pass_on(mu)
+                    else:
+                        record, passed = _cut(mu, given.value(key, mu))
+                    records[key] = record
+                    handed[id(mu)] = passed
                 return handed[id(mu)]
 
             return map_tensors(output, hand)
@@ -277,7 +356,7 @@ class Graph:
                 stack.callback(module.register_forward_pre_hook(before).remove)
                 stack.callback(module.register_forward_hook(after).remove)
             stack.enter_context(_eager())
-            if not uncut:
+            if given is not None:
                 stack.enter_context(_no_gradients_across_cuts(records))
             stack.callback(setattr, _running, "active", False)
             _running.active = True
@@ -302,44 +381,24 @@ class Graph:
             )
         return self._names
 
+    def _output_keys(self) -> set[Key]:
+        """Once known, outputs need no cut: nothing but the loss reads them."""
+        if self._structure is None:
+            return set()
+        outputs = {*self._structure.outputs}
+        return {key for key, name in (self._names or {}).items() if name in outputs}
+
     def _keys(self, values: Errors) -> dict[Key, Tensor]:
         if not values:
             return {}
-        if not hasattr(self, "vertices"):
+        if self._structure is None:
             self.evaluate()
         keys = {name: key for key, name in (self._names or {}).items()}
         for i in values:
-            if i not in self.hidden:
-                known = ", ".join(self.hidden) or "none"
+            if i not in self.structure.levels or i in self.structure.outputs:
+                known = ", ".join(self.structure.hidden) or "none"
                 raise KeyError(f"{i!r} has no free value; hidden vertices are {known}")
         return {keys[i]: v for i, v in values.items()}
-
-    def _read_structure(self, evaluation: Evaluation) -> None:
-        owner = {id(v): i for i, v in evaluation._values.items()}
-
-        def direct(root: Tensor) -> tuple[str, ...]:
-            found = {owner[id(t)] for t in leaves([root]) if id(t) in owner}
-            return tuple(i for i in evaluation._values if i in found)
-
-        order = list(evaluation._values)
-        parents = {i: direct(evaluation._predictions[i]) for i in order}
-        levels = dict.fromkeys(direct(evaluation._loss), 0)
-        hidden = set()
-        for child in reversed(order):
-            if child not in levels:
-                continue
-            if child in hidden:
-                levels[child] = max(levels[child], 1)
-            for parent in parents[child]:
-                hidden.add(parent)
-                levels[parent] = max(levels.get(parent, 0), levels[child] + 1)
-        self.vertices = tuple(i for i in order if i in levels)
-        self.hidden = tuple(i for i in self.vertices if i in hidden)
-        self.outputs = tuple(i for i in self.vertices if i not in hidden)
-        self.unreached = tuple(i for i in order if i not in levels)
-        self.parents = {i: parents[i] for i in self.vertices}
-        self.levels = {i: levels[i] for i in self.vertices}
-        self.depth = max(self.levels.values(), default=0)
 
     def plot(self, **options: Any) -> Axes:
         """Draw the vertices by level; options as in `pcnotes.plots.graph`."""
@@ -348,11 +407,14 @@ class Graph:
         return plots.graph(self, **options)
 
     def __repr__(self) -> str:
-        if not hasattr(self, "vertices"):
+        if self._structure is None:
             return "Graph(not evaluated yet)"
+        s = self._structure
+        edges = sum(map(len, s.parents.values()))
         return (
-            f"Graph({len(self.vertices)} vertices, {len(self.outputs)} outputs, "
-            f"depth {self.depth}, {len(self.unreached)} unreached)"
+            f"Graph({len(s.vertices)} vertices, {len(s.outputs)} outputs, {edges} "
+            f"edges, depth {s.depth}, {len(s.unreached)} unreached, "
+            f"{'graded' if s.graded else 'not graded'})"
         )
 
 
@@ -373,8 +435,9 @@ def _no_gradients_across_cuts(records: Mapping[Key, Record]) -> Iterator[None]:
 
     def guarded(outputs: Any, *arguments: Any, **options: Any) -> Any:
         ends = [outputs] if isinstance(outputs, Tensor) else list(outputs)
-        cuts = {id(r.value) for r in records.values()}
-        if any(id(t) in cuts for t in leaves(e for e in ends if isinstance(e, Tensor))):
+        cuts = {str(k): r.value for k, r in records.items() if r.value is not None}
+        ends = [e for e in ends if isinstance(e, Tensor) and e.grad_fn is not None]
+        if any(origin.parents for origin in origins(ends, cuts)):
             raise RuntimeError(
                 "the closure calls torch.autograd.grad through vertices of the cut "
                 "graph, where the gradient would end; a double backward is not "
@@ -389,38 +452,29 @@ def _no_gradients_across_cuts(records: Mapping[Key, Record]) -> Iterator[None]:
         torch.autograd.grad = plain
 
 
-def _record(
-    records: dict[Key, Record],
-    key: Key,
-    mu: Tensor,
-    value: Tensor | None,
-    uncut: bool,
-) -> Tensor:
-    """Keep a prediction and return what goes downstream in its place."""
-    if mu.grad_fn is None:
-        mu = mu.view_as(mu)  # a module that returns its parameter or its input
-    if uncut:
-        edge = torch.autograd.graph.get_gradient_edge(mu)
-        records[key] = Record(mu, edge, mu._version)
-        return mu
-    if value is None:
-        value = mu
-    elif value.shape != mu.shape:
-        raise ValueError(
-            f"the value given for module {key[0]!r} has shape {tuple(value.shape)}, "
-            f"its prediction {tuple(mu.shape)}"
-        )
+def _watch(mu: Tensor) -> tuple[Record, Tensor]:
+    """Uncut: keep the edge of autograd, hand the prediction itself on."""
+    edge = torch.autograd.graph.get_gradient_edge(mu)
+    return Record(mu, edge, mu._version), mu
+
+
+def _pass_on(mu: Tensor) -> tuple[Record, Tensor]:
+    """An output: the loss's own graph goes on behind it."""
+    return Record(mu, None, mu._version), mu.clone()
+
+
+def _cut(mu: Tensor, value: Tensor) -> tuple[Record, Tensor]:
+    """Keep the prediction and hand a value, a leaf of autograd, on in its place."""
     leaf = value.detach().to(mu.dtype).requires_grad_()
-    records[key] = Record(mu, leaf, mu._version)
     # A copy goes downstream: in-place operations there are allowed, as on any output,
     # and must not write into the value.
-    return leaf.clone()
+    return Record(mu, leaf, mu._version), leaf.clone()
 
 
 def _check_records(records: Mapping[Key, Record]) -> None:
     """Nothing happened to what was cut behind our back."""
     for (module, _, path), (mu, leaf, version) in records.items():
-        if leaf.grad is not None:
+        if leaf is not None and leaf.grad is not None:
             raise RuntimeError(
                 "the closure called backward(); it must only return the loss"
             )

@@ -13,7 +13,9 @@ from torch import Tensor
 
 from .evaluation import Errors
 from .graph import Closure, Graph
-from .rules import FixedPrediction, Rule, check_rule, last_errors, run
+from .lessons import Lessons
+from .objective import Objective, Point
+from .rules import FixedPrediction, Rule, check_rule, objective, run, teach
 from .selection import At, Models, named_parameters
 
 
@@ -46,60 +48,66 @@ def backward(
     """
     _check_gradient(gradient)
     graph = Graph(model, closure, at)
+    graph.lessons = Lessons(gradient)
     with graph.unwinding():
-        errors = _finite(
-            last_errors(FixedPrediction() if rule is None else rule, graph)
-        )
-        graph.accumulate(errors, gradient)
+        teach(FixedPrediction() if rule is None else rule, graph)
+        graph.lessons.hand_over()
     return graph.loss
 
 
 class State:
-    """One state of inference, after `step` updates of the values.
+    """One state of inference, after `step` updates.
 
     errors: ε of every vertex (for outputs ∂loss/∂μ). values: v of every hidden vertex.
-    predictions: μ of every vertex, as the rule used them. energy: the sum of ½‖μ - v‖²
-    over hidden vertices plus the loss, at the values of this state and with the
-    predictions that belong to them. loss: the loss at these values. All are shaped as
-    the modules' outputs; ε = μ - v.
+    predictions: μ of every vertex, as the rule used them. energy: what the rule
+    descends, ½‖μ - v‖² summed over hidden vertices plus the loss if nothing else is
+    said, at the values of this state and with the predictions that belong to them.
+    loss: the loss at these values. learned: whose parameters learn at this state. All
+    are shaped as the modules' outputs; ε = μ - v.
 
     A state stays valid after later ones. Where energy and loss need an evaluation of
     their own (a rule with frozen predictions), they are to be read while the state is
     the newest.
     """
 
-    def __init__(self, step: int, graph: Graph, errors: Errors) -> None:
+    def __init__(
+        self, step: int, graph: Graph, errors: Errors, objective: Objective
+    ) -> None:
         used = graph.last
         used.check_complete(errors)
         self.step = step
-        hidden = {i: errors[i].detach().clone() for i in graph.hidden}
+        self.learned = graph.learned
+        self.predictions = used.predictions
+        hidden = {i: errors[i].detach().clone() for i in used.hidden}
         outputs = {i: e.clone() for i, e in used.output_errors.items()}
         self.errors: dict[str, Tensor] = {**hidden, **outputs}
-        self.predictions = used.predictions
         frozen = used is graph.feedforward and step > 0
         self.values: dict[str, Tensor] = (
-            {i: used.predictions[i] - hidden[i] for i in hidden}
+            {i: used.predictions[i] - e for i, e in hidden.items()}
             if frozen
             else used.values
         )
+        self._objective = objective
         self._graph: Graph | None = graph
         self._versions = graph.versions()
-        self._own = None if frozen else (hidden, used.loss)
+        self._own = (
+            None
+            if frozen
+            else (Point(used.hidden, self.predictions, self.values, used.loss), hidden)
+        )
 
     @property
     def energy(self) -> Tensor:
         """E at the values of this state."""
-        errors, loss = self._at_values
-        squares = [e.square().sum() for e in errors.values()]
-        return sum(squares, torch.zeros_like(loss)) / 2 + loss
+        return self._objective.value(*self._at_values)
 
     @property
     def loss(self) -> Tensor:
         """The loss at the values of this state."""
-        return self._at_values[1]
+        return self._at_values[0].loss
 
     @cached_property
-    def _at_values(self) -> tuple[Errors, Tensor]:
+    def _at_values(self) -> tuple[Point, Errors]:
         if self._own is not None:
             return self._own
         graph = self._graph
@@ -109,7 +117,8 @@ class State:
                 "read them while the state is the newest and the parameters unchanged"
             )
         at = graph.probe(self.values)
-        return {i: at.predictions[i] - v for i, v in self.values.items()}, at.loss
+        errors = {i: at.predictions[i] - v for i, v in self.values.items()}
+        return Point(at.hidden, at.predictions, self.values, at.loss), errors
 
     def _is_past(self) -> None:
         self._graph = None
@@ -140,11 +149,20 @@ def infer(
 def _states(graph: Graph, rule: Rule) -> Iterator[State]:
     with graph.unwinding():
         state = None
+        descends = objective(rule)
+        versions = graph.versions()
         for step, errors in enumerate(run(rule, graph)):
             if state is not None:
                 state._is_past()
-            state = State(step, graph, _finite(errors))
+            state = State(step, graph, errors, descends)
+            free_to_change = graph.feedforward is None
+            graph.learned = ()
             yield state
+            if not free_to_change and graph.versions() != versions:
+                raise RuntimeError(
+                    f"parameters were changed between two states of {rule!r}; finish "
+                    "inference first, or learn at every step with pcnotes.Incremental"
+                )
 
 
 class Comparison:
@@ -233,7 +251,7 @@ def compare(
     with reference.unwinding():
         reference.evaluate()
         whole = reference.uncut()
-        truth = _named(whole.gradients({}), names)
+        truth = _named(whole.gradients(), names)
         adjoints = whole.adjoints()
         reference.rewind()
     rows = [
@@ -249,12 +267,13 @@ def _row(
     adjoints: Errors,
     names: Mapping[Any, str],
 ) -> dict[str, Any]:
+    graph.lessons = lessons = Lessons(keep_errors=True)
     with graph.unwinding():
-        errors = _finite(last_errors(rule, graph))
-        found = _named(graph.last.gradients(errors), names)
+        teach(rule, graph)
         graph.rewind()
+    found = _named(lessons.gradients, names)
     pairs = {n: (found.get(n, torch.zeros_like(g)), g) for n, g in truth.items()}
-    vertices = {i: (e, adjoints[i]) for i, e in errors.items() if i in adjoints}
+    vertices = {i: (e, adjoints[i]) for i, e in lessons.errors.items() if i in adjoints}
     relative_error, cosine = _distance(list(pairs.values()))
     return {
         "rule": str(rule),
@@ -269,12 +288,12 @@ def _row(
 
 
 def _named(
-    gradients: dict[Tensor, Tensor | None], names: Mapping[Any, str]
+    gradients: Mapping[Tensor, Tensor], names: Mapping[Any, str]
 ) -> dict[str, Tensor]:
     return {
         names[leaf]: (g.to_dense() if g.is_sparse else g).detach()
         for leaf, g in gradients.items()
-        if g is not None and leaf in names
+        if leaf in names
     }
 
 
@@ -298,15 +317,3 @@ def _check_gradient(gradient: object) -> None:
     is_scalar = isinstance(gradient, Tensor) and gradient.ndim == 0
     if gradient is not None and not is_number and not is_scalar:
         raise TypeError(f"gradient must be a number or a 0-d tensor, got {gradient!r}")
-
-
-def _finite(errors: Errors) -> Errors:
-    finite = [torch.isfinite(e).all().cpu() for e in errors.values()]
-    if finite and not bool(torch.stack(finite).all()):
-        bad = [i for i, ok in zip(errors, finite, strict=True) if not ok]
-        raise FloatingPointError(
-            f"the errors of {', '.join(bad[:5])} are not finite: inference diverged "
-            "(a smaller step_size, or fewer steps), or the model's own gradient is not "
-            "finite there"
-        )
-    return errors

@@ -106,6 +106,11 @@ def _matching(selector: Selector, places: list[Place]) -> list[Place]:
     return found
 
 
+def matches(pattern: str, name: str) -> bool:
+    """Whether a name, of a module or of a vertex, fits a pattern of at=."""
+    return _pattern(pattern).fullmatch(name) is not None
+
+
 def _pattern(text: str) -> re.Pattern[str]:
     """`*` stays inside one component of a path, `**` crosses dots."""
     parts = re.split(r"(\*\*|\*|\?)", text)

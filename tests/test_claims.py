@@ -167,25 +167,27 @@ def steps_reversed(rule: FixedPrediction, graph: Graph) -> Iterator[Errors]:
     yield from reversed(list(original_run(rule, graph)))
 
 
-def last_with_a_sign(rule: FixedPrediction, graph: Graph) -> Errors:
-    return {i: -e for i, e in original_last(rule, graph).items()}
+def teach_with_a_sign(rule: FixedPrediction, graph: Graph) -> None:
+    graph.evaluate()
+    graph.sweep(lambda level: -1.0)
 
 
-def last_from_the_input(rule: FixedPrediction, graph: Graph) -> Errors:
+def teach_from_the_input(rule: FixedPrediction, graph: Graph) -> None:
     """One unit pass in the wrong order: children after their parents."""
     graph.evaluate()
     errors = graph.zeros()
     for i in graph.hidden:
         errors[i] = graph.pull(errors)[i]
-    return errors
+    graph.learn(errors, loss=True)
 
 
-def last_one_step_short(rule: FixedPrediction, graph: Graph) -> Errors:
+def teach_one_step_short(rule: FixedPrediction, graph: Graph) -> None:
     schedule = rule.schedule(graph.depth)
     if len(schedule) == 1:
         graph.evaluate()
-        return graph.zeros()
-    return original_last(FixedPrediction(schedule[:-1]), graph)
+        graph.learn(graph.zeros(), loss=True)
+    else:
+        original_teach(FixedPrediction(schedule[:-1]), graph)
 
 
 def schedule_one_short(rule: FixedPrediction, depth: int) -> tuple[float, ...]:
@@ -198,7 +200,7 @@ def schedule_one_long(rule: FixedPrediction, depth: int) -> tuple[float, ...]:
 
 
 original_run = FixedPrediction.run
-original_last = FixedPrediction.last
+original_teach = FixedPrediction.teach
 original_schedule = FixedPrediction.schedule
 
 MUTATIONS: list[tuple[str, Callable[..., Any]]] = [
@@ -208,9 +210,9 @@ MUTATIONS: list[tuple[str, Callable[..., Any]]] = [
     ("run", one_step_short),
     ("run", fresh_children),
     ("run", steps_reversed),
-    ("last", last_with_a_sign),
-    ("last", last_from_the_input),
-    ("last", last_one_step_short),
+    ("teach", teach_with_a_sign),
+    ("teach", teach_from_the_input),
+    ("teach", teach_one_step_short),
     ("schedule", schedule_one_short),
     ("schedule", schedule_one_long),
 ]

@@ -1,0 +1,45 @@
+"""What the parameters learn during one call: collected first, handed over at the end.
+
+Until then `.grad` is untouched, so that a rule that fails half-way leaves no trace.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from .evaluation import Errors, Gradients
+
+
+class Lessons:
+    """Gradients by leaf of autograd, and from which errors they came.
+
+    factor: multiplies every gradient where it enters the local graphs. keep_errors:
+    whether `errors` holds what each vertex learned from; backward has no use for them.
+    """
+
+    def __init__(
+        self, factor: float | Tensor | None = None, keep_errors: bool = False
+    ) -> None:
+        self.factor = factor
+        self.keep_errors = keep_errors
+        self.gradients: Gradients = {}
+        self.errors: dict[str, Tensor] = {}
+        self.taught: set[str] = set()
+
+    def add(self, errors: Errors, gradients: Gradients, share: float = 1.0) -> None:
+        """These vertices have learned from share·errors; the gradients are unscaled."""
+        self.taught |= errors.keys()
+        if self.keep_errors:
+            self.errors |= {i: share * e for i, e in errors.items()}
+        for leaf, gradient in gradients.items():
+            if share != 1:
+                gradient = share * gradient
+            known = self.gradients.get(leaf)
+            self.gradients[leaf] = gradient if known is None else known + gradient
+
+    def hand_over(self) -> None:
+        """Add everything to `.grad` in one pass of autograd, so that hooks run once."""
+        if self.gradients:
+            torch.autograd.backward(list(self.gradients), list(self.gradients.values()))
+        self.gradients = {}
