@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from functools import cached_property
 from typing import Any, NamedTuple
 
@@ -133,27 +133,26 @@ class Evaluation:
         arrived: dict[str, Tensor] = {}
         gradients: Gradients = {}
 
-        def send(roots: Sequence[Tensor], weights: Any, made_of: list[Origin]) -> None:
-            nonlocal arrived
+        def send(roots: list[Tensor], weights: Any, made_of: list[Origin]) -> None:
             parents = {j: self._values[j] for o in made_of for j in o.parents}
             leaves = {t: None for o in made_of for t in o.leaves} if teach else {}
             found = _grad(roots, list(parents.values()), weights, leaves)
-            arrived = add(arrived, _named(parents, found))
+            for j, e in _named(parents, found).items():
+                arrived[j] = arrived[j] + e if j in arrived else e
             _collect(gradients, leaves, found[len(parents) :])
 
-        def pass_on(names: Iterable[str]) -> dict[str, Tensor]:
+        self._count(i for i in self.structure.outputs if not self._is_cut(i))
+        send([self._loss], [seed], [loss])
+        for level, names in enumerate(self.structure.by_level):
+            # Outputs that are not cut were part of the loss's own graph.
             errors = {
-                i: arrived.pop(i) if i in arrived else self._zero(i) for i in names
+                i: arrived.pop(i) if i in arrived else self._zero(i)
+                for i in names
+                if level or self._is_cut(i)
             }
             self._count(errors)
             roots = [self._predictions[i] for i in errors]
             send(roots, self._like(errors), [vertices[i] for i in errors])
-            return errors
-
-        send([self._loss], [seed], [loss])
-        for level, names in enumerate(self.structure.by_level):
-            # Outputs that are not cut were part of the loss's own graph.
-            errors = pass_on(i for i in names if self._is_cut(i))
             yield Arrival(level, errors, gradients)
             errors, gradients = {}, {}  # nothing is kept that was handed over
 
@@ -298,18 +297,22 @@ def _grad(
         )
 
 
-@contextmanager
-def _silent(leaves: Iterable[Tensor]) -> Iterator[None]:
+def _silent(leaves: Iterable[Tensor]) -> AbstractContextManager[None]:
     """No hook of a parameter sees a part of its gradient: they run at the hand-over."""
     hooked = [t._backward_hooks for t in leaves if t._backward_hooks]
-    saved = [dict(hooks) for hooks in hooked]
-    for hooks in hooked:
-        hooks.clear()
+    return _emptied(hooked) if hooked else nullcontext()
+
+
+@contextmanager
+def _emptied(dictionaries: Sequence[dict[Any, Any]]) -> Iterator[None]:
+    saved = [dict(d) for d in dictionaries]
+    for d in dictionaries:
+        d.clear()
     try:
         yield
     finally:
-        for hooks, before in zip(hooked, saved, strict=True):
-            hooks.update(before)
+        for d, before in zip(dictionaries, saved, strict=True):
+            d.update(before)
 
 
 def _collect(

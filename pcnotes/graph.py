@@ -13,7 +13,7 @@ import sys
 import threading
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
@@ -24,7 +24,7 @@ from .lessons import Lessons
 from .objective import Objective, largest_step
 from .outputs import map_tensors
 from .replay import Replay, refuse_changes
-from .selection import At, Models, as_models, select
+from .selection import At, Models, enclosing, modules_of, select
 from .structure import Structure, origins
 
 if TYPE_CHECKING:
@@ -126,11 +126,12 @@ class Graph:
                 "gradients are disabled here (torch.no_grad or inference_mode); "
                 "call pcnotes outside of it"
             )
-        self._models = as_models(model)
+        self._modules = modules_of(model)
         self._places = select(model, at)
+        self._enclosing = enclosing(self._places)
         self._innermost = at is None
         self._closure = closure
-        self._replay = Replay(self._models)
+        self._replay = Replay(self._modules)
         self._names: dict[Key, str] | None = None
         self._structure: Structure | None = None
         self._last: Evaluation | None = None
@@ -276,7 +277,8 @@ class Graph:
 
     def versions(self) -> tuple[int, ...]:
         """Changes when a parameter does."""
-        return tuple(p._version for m in self._models for p in m.parameters())
+        parameters = (p for m in self._modules for p in m._parameters.values())
+        return tuple(p._version for p in parameters if p is not None)
 
     @contextmanager
     def unwinding(self) -> Iterator[None]:
@@ -299,7 +301,7 @@ class Graph:
             with torch.enable_grad(), self._replay.again(), self._hooks(records, given):
                 loss = self._closure()
         else:
-            with refuse_changes(self._models), self._hooks(records, given):
+            with refuse_changes(self._modules), self._hooks(records, given):
                 loss = self._closure()
         _check_loss(loss)
         if given is not None:
@@ -318,16 +320,17 @@ class Graph:
     @contextmanager
     def _hooks(self, records: dict[Key, Record], given: Given | None) -> Iterator[None]:
         calls = dict.fromkeys(self._places, 0)
-        started: dict[nn.Module, list[int]] = {m: [] for m in self._places}
+        started: dict[nn.Module, list[int]] = {m: [] for m in self._enclosing}
         outputs = self._output_keys()
 
         def before(module: nn.Module, args: Any) -> None:
             started[module].append(len(records))
 
         def after(module: nn.Module, args: Any, output: Any) -> Any:
-            inner = len(records) > started[module].pop()
-            if inner and self._innermost:
-                return None
+            if module in started:
+                has_inner = len(records) > started[module].pop()
+                if has_inner and self._innermost:
+                    return None
             call = calls[module]
             calls[module] += 1
             handed: dict[int, Tensor] = {}  # a tensor returned twice is one vertex
@@ -351,16 +354,16 @@ class Graph:
 
             return map_tensors(output, hand)
 
-        with ExitStack() as stack:
-            for module in self._places:
-                stack.callback(module.register_forward_pre_hook(before).remove)
-                stack.callback(module.register_forward_hook(after).remove)
-            stack.enter_context(_eager())
-            if given is not None:
-                stack.enter_context(_no_gradients_across_cuts(records))
-            stack.callback(setattr, _running, "active", False)
-            _running.active = True
-            yield
+        hooks = [m.register_forward_pre_hook(before) for m in self._enclosing]
+        hooks += [m.register_forward_hook(after) for m in self._places]
+        _running.active = True
+        try:
+            with _eager(), _no_gradients_across_cuts(records, given is not None):
+                yield
+        finally:
+            _running.active = False
+            for hook in hooks:
+                hook.remove()
 
     def _name(self, records: Mapping[Key, Any]) -> dict[Key, str]:
         """`module@k` for the k-th call of several, then the path in its output."""
@@ -426,7 +429,9 @@ def _eager() -> AbstractContextManager[object]:
 
 
 @contextmanager
-def _no_gradients_across_cuts(records: Mapping[Key, Record]) -> Iterator[None]:
+def _no_gradients_across_cuts(
+    records: Mapping[Key, Record], cut: bool
+) -> Iterator[None]:
     """Refuse torch.autograd.grad inside the closure where it would end at a cut.
 
     A gradient penalty, say, would silently lose all that lies before the last cut.
@@ -445,7 +450,8 @@ def _no_gradients_across_cuts(records: Mapping[Key, Record]) -> Iterator[None]:
             )
         return plain(outputs, *arguments, **options)
 
-    torch.autograd.grad = guarded
+    if cut:
+        torch.autograd.grad = guarded
     try:
         yield
     finally:
@@ -460,15 +466,24 @@ def _watch(mu: Tensor) -> tuple[Record, Tensor]:
 
 def _pass_on(mu: Tensor) -> tuple[Record, Tensor]:
     """An output: the loss's own graph goes on behind it."""
-    return Record(mu, None, mu._version), mu.clone()
+    return Record(mu, None, mu._version), _copy(mu)
+
+
+def _copy(tensor: Tensor) -> Tensor:
+    """A copy of its own: downstream may work in place, as on any output.
+
+    On the devices that can, it is made when somebody writes, and not before.
+    """
+    lazily = tensor.device.type in ("cpu", "cuda") and hasattr(torch, "_lazy_clone")
+    if lazily and tensor.layout == torch.strided and type(tensor) is Tensor:
+        return torch._lazy_clone(tensor)
+    return tensor.clone()
 
 
 def _cut(mu: Tensor, value: Tensor) -> tuple[Record, Tensor]:
     """Keep the prediction and hand a value, a leaf of autograd, on in its place."""
     leaf = value.detach().to(mu.dtype).requires_grad_()
-    # A copy goes downstream: in-place operations there are allowed, as on any output,
-    # and must not write into the value.
-    return Record(mu, leaf, mu._version), leaf.clone()
+    return Record(mu, leaf, mu._version), _copy(leaf)
 
 
 def _check_records(records: Mapping[Key, Record]) -> None:

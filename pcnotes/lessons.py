@@ -5,6 +5,8 @@ Until then `.grad` is untouched, so that a rule that fails half-way leaves no tr
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch import Tensor
 
@@ -40,6 +42,26 @@ class Lessons:
 
     def hand_over(self) -> None:
         """Add everything to `.grad` in one pass of autograd, so that hooks run once."""
-        if self.gradients:
-            torch.autograd.backward(list(self.gradients), list(self.gradients.values()))
+        leaves, gradients = list(self.gradients), list(self.gradients.values())
         self.gradients = {}
+        if leaves:
+            _HandOver.apply(gradients, *leaves).backward()
+
+
+class _HandOver(torch.autograd.Function):
+    """Ends in the leaves with gradients that are known already.
+
+    Given to torch.autograd.backward as the leaves' own gradients they would be copied;
+    what a Function lets go of becomes `.grad` as it is.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, gradients: list[Tensor], *leaves: Tensor) -> Tensor:
+        ctx.gradients = gradients
+        return torch.zeros(())
+
+    @staticmethod
+    def backward(ctx: Any, _: Tensor) -> tuple[Tensor | None, ...]:
+        gradients = tuple(ctx.gradients)
+        ctx.gradients.clear()
+        return (None, *gradients)

@@ -105,7 +105,6 @@ class LevelledEvaluation(Evaluation):
             for n, (j, q) in graph.source.items()
             if q
         }
-        self._predictions = self.predictions
 
     @property
     def hidden(self) -> tuple[str, ...]:
@@ -168,7 +167,8 @@ class LevelledEvaluation(Evaluation):
 
     def check_complete(self, errors: Errors) -> None:
         """Raise unless every vertex has an error."""
-        super().check_complete({i: errors[i] for i in self.structure.hidden})
+        if missing := [n for n in self.hidden if n not in errors]:
+            raise KeyError(f"the rule gave no error for {', '.join(missing)}")
 
 
 def copy_name(vertex: str, delay: int) -> str:

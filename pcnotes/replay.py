@@ -8,7 +8,7 @@ say), and afterwards both must be where one evaluation leaves them.
 from __future__ import annotations
 
 import random
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any, NamedTuple
 
@@ -27,9 +27,9 @@ class _Buffer(NamedTuple):
 class Replay:
     """Random states and buffers as they were when this object was made."""
 
-    def __init__(self, models: tuple[nn.Module, ...]) -> None:
-        self._buffers = _buffers(models)
-        self._devices = _devices(models)
+    def __init__(self, modules: Sequence[nn.Module]) -> None:
+        self._buffers = _buffers(modules)
+        self._devices = _devices(modules)
         self._random = _random_states(self._devices)
 
     def rewind(self) -> None:
@@ -60,10 +60,10 @@ class Replay:
 
 
 @contextmanager
-def refuse_changes(models: tuple[nn.Module, ...]) -> Iterator[None]:
+def refuse_changes(modules: Sequence[nn.Module]) -> Iterator[None]:
     """Undo and refuse whatever happens to a parameter's `.grad` in here."""
-    parameters = {p: None for m in models for p in m.parameters()}
-    saved = [(p, p.grad, _content(p.grad)) for p in parameters]
+    parameters = {p: None for m in modules for p in m._parameters.values()}
+    saved = [(p, p.grad, _content(p.grad)) for p in parameters if p is not None]
     try:
         yield
     finally:
@@ -89,8 +89,7 @@ def _version(grad: Tensor | None) -> int | None:
     return None if grad is None else grad._version
 
 
-def _buffers(models: tuple[nn.Module, ...]) -> list[_Buffer]:
-    modules = {m: None for model in models for m in model.modules()}
+def _buffers(modules: Sequence[nn.Module]) -> list[_Buffer]:
     found = [
         (module, name, tensor)
         for module in modules
@@ -101,11 +100,12 @@ def _buffers(models: tuple[nn.Module, ...]) -> list[_Buffer]:
     return [_Buffer(m, n, t, before[id(t)]) for m, n, t in found]
 
 
-def _devices(models: tuple[nn.Module, ...]) -> list[torch.device]:
-    tensors = (t for m in models for t in (*m.parameters(), *m.buffers()))
-    return sorted(
-        {t.device for t in tensors if t.device.type in ("cuda", "xpu")}, key=str
+def _devices(modules: Sequence[nn.Module]) -> list[torch.device]:
+    tensors = (
+        t for m in modules for t in (*m._parameters.values(), *m._buffers.values())
     )
+    found = {t.device for t in tensors if t is not None}
+    return sorted((d for d in found if d.type in ("cuda", "xpu")), key=str)
 
 
 def _random_states(devices: list[torch.device]) -> list[Any]:

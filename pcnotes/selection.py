@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import difflib
 import re
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
-from typing import Any
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any, NamedTuple
 
 import torch
 from torch import nn
@@ -24,8 +23,7 @@ _WRAPPERS = {
 }
 
 
-@dataclass(frozen=True)
-class Place:
+class Place(NamedTuple):
     """A module that can be called, under the path that a reader would write."""
 
     name: str
@@ -55,6 +53,11 @@ def as_models(model: Models) -> tuple[nn.Module, ...]:
     return models
 
 
+def modules_of(model: Models) -> list[nn.Module]:
+    """Every module inside, once."""
+    return list({m: None for root in as_models(model) for _, m in _walk(root)})
+
+
 def named_parameters(model: Models) -> dict[str, nn.Parameter]:
     """All parameters once, by the same paths as the vertices."""
     return {
@@ -79,6 +82,16 @@ def select(model: Models, at: At) -> dict[nn.Module, str]:
         raise ValueError("at= is an empty list: no module could become a vertex")
     chosen = {p.module for s in selectors for p in _matching(s, places)}
     return {p.module: p.name for p in places if p.module in chosen}
+
+
+def enclosing(places: Mapping[nn.Module, str]) -> set[nn.Module]:
+    """The chosen modules that have other chosen modules inside."""
+    return {
+        m
+        for m in places
+        if m._modules
+        and any(inner in places for inner in m.modules() if inner is not m)
+    }
 
 
 def _matching(selector: Selector, places: list[Place]) -> list[Place]:
@@ -124,9 +137,9 @@ def _places(model: Models) -> Iterator[Place]:
     seen: set[nn.Module] = set()
     for prefix, root in _roots(model):
         named: dict[str, Place] = {}
-        for path, module in root.named_modules():
+        for path, module in _walk(root):
             # Called whenever its owner reads the weight: part of the owner.
-            if "parametrizations" in path.split(".") or module in seen:
+            if module in seen or "parametrizations" in path.split("."):
                 continue
             if isinstance(module, torch.jit.ScriptModule):
                 continue  # takes no hooks: part of whatever reads its output
@@ -142,6 +155,20 @@ def _places(model: Models) -> Iterator[Place]:
     yield from owner.values()
 
 
+def _walk(root: nn.Module) -> Iterator[tuple[str, nn.Module]]:
+    """named_modules(), without its recursion: this runs at every training step."""
+    stack, seen = [("", root)], set()
+    while stack:
+        path, module = stack.pop()
+        if module in seen:
+            continue
+        seen.add(module)
+        yield path, module
+        prefix = path + "." if path else ""
+        inner = [(prefix + k, m) for k, m in module._modules.items() if m is not None]
+        stack.extend(reversed(inner))
+
+
 def _roots(model: Models) -> list[tuple[str, nn.Module]]:
     models = as_models(model)
     if isinstance(model, nn.Module):
@@ -151,6 +178,13 @@ def _roots(model: Models) -> list[tuple[str, nn.Module]]:
 
 def _clean(prefix: str, path: str, root: nn.Module) -> str:
     """The path without wrappers; the root itself is called `.`."""
+    if (
+        not prefix
+        and path
+        and "_orig_mod" not in path
+        and not path.startswith("module")
+    ):
+        return path
     parts = [p for p in path.split(".") if p and p != "_orig_mod"]
     if parts and parts[0] == "module" and _is_wrapper(root):
         parts = parts[1:]
@@ -165,10 +199,10 @@ def _is_wrapper(module: nn.Module) -> bool:
 def _owns_parameters(module: nn.Module) -> bool:
     if isinstance(module, nn.ParameterList | nn.ParameterDict):
         return False  # a container: whoever reads it owns what is in it
-    if next(module.parameters(recurse=False), None) is not None:
+    if any(p is not None for p in module._parameters.values()):
         return True
     containers = (nn.ParameterList, nn.ParameterDict)
     return any(
         name == "parametrizations" or isinstance(child, containers)
-        for name, child in module.named_children()
+        for name, child in module._modules.items()
     )

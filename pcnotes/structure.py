@@ -125,30 +125,36 @@ def origins(roots: Sequence[Tensor], values: Mapping[str, Tensor]) -> list[Origi
 def _reach(roots: Sequence[Tensor]) -> tuple[list[Tensor], list[int]]:
     """The leaves below these tensors, and which of them each root reaches, as bits.
 
-    Every node of autograd is visited once, however many roots share it.
+    What several roots share is walked once more when the second one meets it, and
+    known from then on.
     """
     leaves: list[Tensor] = []
-    reach: dict[Any, int] = {}
-    for root in roots:
-        stack: list[tuple[Any, list[Any] | None]] = [(root.grad_fn, None)]
+    known: dict[Any, int] = {}
+    visited: dict[Any, Any] = {}  # by which root first
+
+    def walk(root: Any, seen: dict[Any, Any]) -> int:
+        bits, stack = 0, [root]
         while stack:
-            node, below = stack.pop()
-            if below is not None:  # all of them are known by now
-                bits = 0
-                for n in below:
-                    bits |= reach[n]
-                reach[node] = bits
-            elif node not in reach:
-                below = [n for n, _ in node.next_functions if n is not None]
-                if below:
-                    stack.append((node, below))
-                    stack.extend((n, None) for n in below if n not in reach)
-                elif hasattr(node, "variable"):
-                    reach[node] = 1 << len(leaves)
-                    leaves.append(node.variable)
-                else:
-                    reach[node] = 0
-    return leaves, [reach[root.grad_fn] for root in roots]
+            node = stack.pop()
+            below = node.next_functions
+            if not below and hasattr(node, "variable"):
+                known[node] = 1 << len(leaves)
+                leaves.append(node.variable)
+                bits |= known[node]
+            for n, _ in below:
+                if n is None:
+                    continue
+                if n in known:
+                    bits |= known[n]
+                elif n not in seen:
+                    seen[n] = root
+                    stack.append(n)
+                elif seen[n] is not root:
+                    known[n] = walk(n, {})
+                    bits |= known[n]
+        return bits
+
+    return leaves, [walk(root.grad_fn, visited) for root in roots]
 
 
 def _bits(mask: int) -> Iterator[int]:
