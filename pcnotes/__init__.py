@@ -2,12 +2,13 @@
 
 The package of the book: `backward` puts a rule's gradient into `.grad` of any PyTorch
 model, `infer` watches a rule at work, `compare` holds rules against backpropagation,
-`cut` shows the graph. Input to label, error = prediction minus value.
+`fit` trains, `cut` shows the graph. Input to label, error = prediction minus value.
 """
 
+from .comparison import Comparison, compare
 from .evaluation import Evaluation
 from .graph import Graph, cut
-from .learning import Comparison, State, backward, compare, infer
+from .learning import State, backward, infer
 from .rules import (
     ZIL,
     Backprop,
@@ -18,6 +19,7 @@ from .rules import (
     Rule,
     Strict,
 )
+from .training import History, fit
 
 __version__ = "0.1.0"
 
@@ -30,6 +32,7 @@ __all__ = [
     "Exact",
     "FixedPrediction",
     "Graph",
+    "History",
     "Incremental",
     "Rule",
     "State",
@@ -37,5 +40,6 @@ __all__ = [
     "backward",
     "compare",
     "cut",
+    "fit",
     "infer",
 ]

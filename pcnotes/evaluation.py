@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
+from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any, NamedTuple
 
@@ -15,6 +16,24 @@ from .structure import Origin, Structure, origins, read_structure
 
 Errors = Mapping[str, Tensor]
 Gradients = dict[Tensor, Tensor]
+
+
+@dataclass
+class Work:
+    """What was spent: runs of the closure, and by vertex what its local graph did.
+
+    sent: products of a vertex's transposed Jacobian with an error, for its parents;
+    vjps is their sum. taught: how often its parameters' gradient was taken.
+    """
+
+    evaluations: int = 0
+    sent: Counter[str] = field(default_factory=Counter)
+    taught: Counter[str] = field(default_factory=Counter)
+
+    @property
+    def vjps(self) -> int:
+        """Products with a transposed Jacobian, of all vertices together."""
+        return self.sent.total()
 
 
 class Arrival(NamedTuple):
@@ -37,7 +56,7 @@ class Evaluation:
         loss: Tensor,
         predictions: dict[str, Tensor],
         values: dict[str, Tensor],
-        work: Counter[str],
+        work: Work,
         structure: Structure | None = None,
     ) -> None:
         self._loss = loss
@@ -151,6 +170,8 @@ class Evaluation:
                 if level or self._is_cut(i)
             }
             self._count(errors)
+            if teach:
+                self._work.taught.update(names)
             roots = [self._predictions[i] for i in errors]
             send(roots, self._like(errors), [vertices[i] for i in errors])
             yield Arrival(level, errors, gradients)
@@ -171,6 +192,7 @@ class Evaluation:
         multiplies everything where it enters the local graphs.
         """
         self._check(errors)
+        self._work.taught.update((*errors, *(self.structure.outputs if loss else ())))
         own, vertices = self._origins
         roots, weights, made_of = [], [], []
         if loss:
@@ -186,6 +208,14 @@ class Evaluation:
         gradients: Gradients = {}
         _collect(gradients, leaves, _grad(roots, [], weights, leaves))
         return gradients
+
+    def readers(self) -> dict[Tensor, list[str]]:
+        """By leaf: the vertices whose predictions were made of it."""
+        found: dict[Tensor, list[str]] = {}
+        for i, origin in self._origins[1].items():
+            for leaf in origin.leaves:
+                found.setdefault(leaf, []).append(i)
+        return found
 
     def check_complete(self, errors: Errors) -> None:
         """Raise unless every hidden vertex has an error of its prediction's shape."""
@@ -230,8 +260,8 @@ class Evaluation:
         return _named(targets, _grad(roots, list(targets.values()), weights))
 
     def _count(self, sources: Iterable[str]) -> None:
-        """Products with a transposed Jacobian, if there is anybody to send them to."""
-        self._work["vjps"] += sum(bool(self.structure.parents[i]) for i in sources)
+        """Errors are sent if there is anybody to send them to."""
+        self._work.sent.update(i for i in sources if self.structure.parents[i])
 
     def _check(self, errors: Errors) -> None:
         for i, error in errors.items():

@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import sys
 import threading
-from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -19,7 +18,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
-from .evaluation import Errors, Evaluation, Uncut
+from .evaluation import Errors, Evaluation, Uncut, Work
 from .lessons import Lessons
 from .objective import Objective, largest_step
 from .outputs import map_tensors
@@ -100,8 +99,8 @@ class Graph:
     largest level, K. graded: whether all ways from a vertex to the loss are equally
     long. identity_vertices: how many delayed copies of a value it takes to make it so,
     by vertex. loss: the feed-forward loss. last: the evaluation that pull() and learn()
-    use; a rule may set it to an earlier one. work: how many "evaluations" and
-    vector-Jacobian products of vertices ("vjps") were spent.
+    use; a rule may set it to an earlier one. work: what was spent, `work.evaluations`
+    of the closure and `work.vjps`, vector-Jacobian products of vertices.
     """
 
     vertices: tuple[str, ...]
@@ -138,7 +137,7 @@ class Graph:
         self.feedforward: Evaluation | None = None
         self.lessons: Lessons | None = None
         self.learned: tuple[str, ...] = ()
-        self.work: Counter[str] = Counter()
+        self.work = Work()
 
     @property
     def structure(self) -> Structure:
@@ -297,7 +296,7 @@ class Graph:
         given: None leaves everything uncut.
         """
         records: dict[Key, Record] = {}
-        if self.work["evaluations"]:
+        if self.work.evaluations:
             with torch.enable_grad(), self._replay.again(), self._hooks(records, given):
                 loss = self._closure()
         else:
@@ -306,9 +305,9 @@ class Graph:
         _check_loss(loss)
         if given is not None:
             _check_records(records)
-        if not self.work["evaluations"]:
+        if not self.work.evaluations:
             self.loss = loss.detach()
-        self.work["evaluations"] += 1
+        self.work.evaluations += 1
         if not records:
             tried = ", ".join(list(self._places.values())[:8]) or "none owns parameters"
             raise RuntimeError(

@@ -1,14 +1,10 @@
-"""What a user calls: backward, infer, compare."""
+"""What a user calls: backward and infer."""
 
 from __future__ import annotations
 
-import html
-import textwrap
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator
 from functools import cached_property
-from typing import Any
 
-import torch
 from torch import Tensor
 
 from .evaluation import Errors
@@ -16,7 +12,7 @@ from .graph import Closure, Graph
 from .lessons import Lessons
 from .objective import Objective, Point
 from .rules import FixedPrediction, Rule, check_rule, objective, run, teach
-from .selection import At, Models, named_parameters
+from .selection import At, Models
 
 
 def backward(
@@ -163,153 +159,6 @@ def _states(graph: Graph, rule: Rule) -> Iterator[State]:
                     f"parameters were changed between two states of {rule!r}; finish "
                     "inference first, or learn at every step with pcnotes.Incremental"
                 )
-
-
-class Comparison:
-    """How close rules come to backpropagation, from `compare`. Print it.
-
-    Printed: relative error and cosine over all parameters together, how often the
-    closure ran, and how many products of a vertex's transposed Jacobian with an error
-    were taken.
-
-    rows: one dict per rule with `rule`, `relative_error` and `cosine` (over all
-    parameters together), `evaluations`, `vjps`, and by name `parameters` and `vertices`
-    (their own relative error and cosine), and `untouched`: hidden vertices whose error
-    is still exactly zero although backpropagation's is not.
-    """
-
-    def __init__(self, rows: list[dict[str, Any]], depth: int) -> None:
-        self.rows = rows
-        self.depth = depth
-
-    def to_dict(self) -> dict[str, Any]:
-        """Plain numbers and names, ready for json."""
-        return {"depth": self.depth, "rules": self.rows}
-
-    def __str__(self) -> str:
-        cells = [self._columns(), *map(self._cells, self.rows)]
-        widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
-        lines = [
-            "  ".join(
-                [c[0].ljust(widths[0])]
-                + [x.rjust(w) for x, w in zip(c[1:], widths[1:], strict=True)]
-            )
-            for c in cells
-        ]
-        notes = [
-            textwrap.fill(note, 76, subsequent_indent="  ") for note in self._notes()
-        ]
-        return "\n".join([*lines, *notes])
-
-    def _repr_html_(self) -> str:
-        def row(cells: Sequence[str], tag: str) -> str:
-            return "".join(f"<{tag}>{html.escape(c)}</{tag}>" for c in cells)
-
-        body = "".join(f"<tr>{row(self._cells(r), 'td')}</tr>" for r in self.rows)
-        notes = "".join(f"<p>{html.escape(n)}</p>" for n in self._notes())
-        head = f"<thead><tr>{row(self._columns(), 'th')}</tr></thead>"
-        return f"<table>{head}<tbody>{body}</tbody></table>{notes}"
-
-    __repr__ = __str__
-
-    @staticmethod
-    def _columns() -> list[str]:
-        return ["rule", "rel. error", "cosine", "runs", "vjps"]
-
-    @staticmethod
-    def _cells(row: dict[str, Any]) -> list[str]:
-        numbers = [f"{row['relative_error']:.1e}", f"{row['cosine']:.6f}"]
-        return [row["rule"], *numbers, str(row["evaluations"]), str(row["vjps"])]
-
-    def _notes(self) -> list[str]:
-        return [
-            f"{row['rule']} leaves {', '.join(row['untouched'])} untouched: the graph "
-            f"is {self.depth} edges deep, and the errors have not arrived there."
-            for row in self.rows
-            if row["untouched"]
-        ]
-
-
-def compare(
-    model: Models, closure: Closure, rules: Sequence[Rule], at: At = None
-) -> Comparison:
-    """Hold the gradients of several rules against plain autograd.
-
-    Leaves `.grad`, buffers and random states as they were. `print` the result, or take
-    its `to_dict()`.
-
-    >>> import torch, pcnotes as pc
-    >>> net = torch.nn.Sequential(torch.nn.Linear(2, 3), torch.nn.Linear(3, 1)).double()
-    >>> x = torch.ones(4, 2, dtype=torch.float64)
-    >>> table = pc.compare(net, lambda: net(x).square().sum(), [pc.FixedPrediction()])
-    >>> table.rows[0]["relative_error"] < 1e-12
-    True
-    """
-    rules = [rules] if isinstance(rules, Rule) else list(rules)
-    names = {p: name for name, p in named_parameters(model).items()}
-    reference = Graph(model, closure, at)
-    with reference.unwinding():
-        reference.evaluate()
-        whole = reference.uncut()
-        truth = _named(whole.gradients(), names)
-        adjoints = whole.adjoints()
-        reference.rewind()
-    rows = [
-        _row(Graph(model, closure, at), rule, truth, adjoints, names) for rule in rules
-    ]
-    return Comparison(rows, reference.depth)
-
-
-def _row(
-    graph: Graph,
-    rule: Rule,
-    truth: dict[str, Tensor],
-    adjoints: Errors,
-    names: Mapping[Any, str],
-) -> dict[str, Any]:
-    graph.lessons = lessons = Lessons(keep_errors=True)
-    with graph.unwinding():
-        teach(rule, graph)
-        graph.rewind()
-    found = _named(lessons.gradients, names)
-    pairs = {n: (found.get(n, torch.zeros_like(g)), g) for n, g in truth.items()}
-    vertices = {i: (e, adjoints[i]) for i, e in lessons.errors.items() if i in adjoints}
-    relative_error, cosine = _distance(list(pairs.values()))
-    return {
-        "rule": str(rule),
-        "relative_error": relative_error,
-        "cosine": cosine,
-        "evaluations": graph.work["evaluations"],
-        "vjps": graph.work["vjps"],
-        "parameters": {n: _distance([pair]) for n, pair in pairs.items()},
-        "vertices": {i: _distance([pair]) for i, pair in vertices.items()},
-        "untouched": [i for i, (e, d) in vertices.items() if not e.any() and d.any()],
-    }
-
-
-def _named(
-    gradients: Mapping[Tensor, Tensor], names: Mapping[Any, str]
-) -> dict[str, Tensor]:
-    return {
-        names[leaf]: (g.to_dense() if g.is_sparse else g).detach()
-        for leaf, g in gradients.items()
-        if leaf in names
-    }
-
-
-def _distance(pairs: Sequence[tuple[Tensor, Tensor]]) -> tuple[float, float]:
-    """Relative error and cosine of two vectors that come in pieces, in float64."""
-    ours = torch.cat(
-        [a.detach().double().flatten().cpu() for a, _ in pairs] or [torch.zeros(0)]
-    )
-    theirs = torch.cat(
-        [b.detach().double().flatten().cpu() for _, b in pairs] or [torch.zeros(0)]
-    )
-    norm = float(theirs.norm())
-    difference = float((ours - theirs).norm())
-    if norm == 0:  # nothing to be relative to
-        return (0.0 if difference == 0 else float("inf")), float("nan")
-    return difference / norm, float(ours @ theirs / (ours.norm() * norm))
 
 
 def _check_gradient(gradient: object) -> None:

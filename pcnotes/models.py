@@ -38,6 +38,65 @@ def perceptron(
     return nn.Sequential(parts)
 
 
+def convolutional(seed: int = 0, dtype: torch.dtype = torch.float64) -> nn.Sequential:
+    """Two convolutions with batch norm and a readout, for 8×8 images and ten classes.
+
+    x: (samples, 64), as `pcnotes.data.digits` gives them. The global random state is
+    not touched.
+
+    >>> convolutional()(torch.zeros(5, 64, dtype=torch.float64)).shape
+    torch.Size([5, 10])
+    """
+    with torch.random.fork_rng():
+        torch.manual_seed(seed)
+        return nn.Sequential(
+            nn.Unflatten(1, (1, 8, 8)),
+            nn.Conv2d(1, 8, 3, padding=1),
+            nn.BatchNorm2d(8),
+            nn.ReLU(),
+            nn.MaxPool2d(2),
+            nn.Conv2d(8, 16, 3, padding=1),
+            nn.BatchNorm2d(16),
+            nn.ReLU(),
+            nn.MaxPool2d(2),
+            nn.Flatten(),
+            nn.Linear(64, 10),
+        ).to(dtype)
+
+
+class Recurrent(nn.Module):
+    """A gated cell that reads 8×8 images row by row and names one of ten classes.
+
+    x: (samples, 64). every_row: whether it says something after each row, of shape
+    (samples, 8, 10); then the cut graph is not graded.
+
+    >>> Recurrent()(torch.zeros(5, 64, dtype=torch.float64)).shape
+    torch.Size([5, 10])
+    """
+
+    def __init__(
+        self,
+        width: int = 32,
+        every_row: bool = False,
+        seed: int = 0,
+        dtype: torch.dtype = torch.float64,
+    ) -> None:
+        super().__init__()
+        self.every_row = every_row
+        with torch.random.fork_rng():
+            torch.manual_seed(seed)
+            self.cell = nn.GRUCell(8, width, dtype=dtype)
+            self.out = nn.Linear(width, 10, dtype=dtype)
+
+    def forward(self, x: Tensor) -> Tensor:
+        state, said = x.new_zeros(len(x), self.cell.hidden_size), []
+        for row in x.unflatten(1, (8, 8)).unbind(1):
+            state = self.cell(row, state)
+            if self.every_row:
+                said.append(self.out(state))
+        return torch.stack(said, 1) if self.every_row else self.out(state)
+
+
 class Shortcut(nn.Module):
     """Two hidden vertices; the first reaches the loss directly and through the second.
 

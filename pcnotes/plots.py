@@ -130,36 +130,40 @@ def graph(
     axes: Axes | None = None,
     shares: Mapping[str, float] | None = None,
 ) -> Axes:
-    """The cut graph: one column a level, the loss at the right.
+    """The cut graph: a row for each vertex as it runs, a column for each level.
 
-    shares: {vertex: 0..1} fills the vertices, to show how much of an error arrived.
-    Names are left out beyond fifty vertices, where they would cover each other.
+    The loss is at the right, outputs are orange, `+2` behind a name says that two
+    identity vertices are needed. shares: {vertex: 0..1} fills the vertices, to show how
+    much of an error arrived. Without axes the figure grows with the graph; names are
+    left out beyond sixty vertices.
     """
-    axes = axes or plt.gca()
-    columns: dict[int, list[str]] = {}
-    for name in cut.vertices:
-        columns.setdefault(cut.levels[name], []).append(name)
-    place = {
-        name: (-level, (len(column) - 1) / 2 - row)
-        for level, column in columns.items()
-        for row, name in enumerate(column)
-    }
+    rows = len(cut.vertices)
+    if axes is None:
+        width = min(11.0, 3.2 + 0.34 * cut.depth)
+        height = min(16.0, 1.2 + 0.23 * rows)
+        axes = plt.figure(figsize=(width, height)).gca()
+    place = {i: (-cut.levels[i], -row) for row, i in enumerate(cut.vertices)}
     for child, parents in cut.parents.items():
         for parent in parents:
             _arrow(axes, place[parent], place[child])
     for name, (x, y) in place.items():
-        share = (shares or {}).get(name, 0.0)
-        axes.scatter(x, y, s=180, color=BLUE, alpha=max(0.0, min(1.0, share)), zorder=2)
+        share = max(0.0, min(1.0, (shares or {}).get(name, 0.0)))
         ring = ORANGE if name in cut.outputs else BLUE
-        axes.scatter(x, y, s=180, facecolors="none", edgecolors=ring, zorder=3)
-        if len(place) <= 50:
+        axes.scatter(x, y, s=70, color=BLUE, alpha=share, zorder=2)
+        axes.scatter(x, y, s=70, facecolors="none", edgecolors=ring, zorder=3)
+        if rows <= 60:
+            copies = cut.identity_vertices.get(name, 0)
+            label = name + (f"  +{copies}" if copies else "")
             axes.annotate(
-                name, (x, y), (0, 11), textcoords="offset points", ha="center", size=9
+                label, (x, y), (8, 1), textcoords="offset points", va="center", size=9
             )
-    axes.set_xticks([-k for k in columns], [str(k) for k in columns])
+    every = max(1, cut.depth // 12)
+    ticks = range(0, cut.depth + 1, every)
+    axes.set_xticks([-k for k in ticks], [str(k) for k in ticks])
     axes.set_xlabel("level (edges to the loss)")
     axes.set_yticks([])
-    axes.margins(0.12)
+    axes.set_ylim(-rows + 0.3, 0.7)
+    axes.set_xlim(-cut.depth - 0.6, 0.6 + 0.22 * (cut.depth + 2))  # room for names
     axes.grid(False)
     for side in ("left", "bottom"):
         axes.spines[side].set_visible(False)
@@ -167,17 +171,19 @@ def graph(
 
 
 def _arrow(axes: Axes, start: tuple[float, float], end: tuple[float, float]) -> None:
-    """Edges that skip a level are bent, so that they do not run through vertices."""
-    bend = 0.0 if end[0] - start[0] <= 1 else -0.25
+    """Edges that skip a level leave downwards, so as not to run through vertices."""
+    skips = end[0] - start[0] > 1
     axes.annotate(
         "",
         end,
         start,
         arrowprops={
-            "arrowstyle": "-|>",
+            "arrowstyle": "-|>,head_length=0.3,head_width=0.15",
             "color": INK,
-            "shrinkA": 8,
-            "shrinkB": 8,
-            "connectionstyle": f"arc3,rad={bend}",
+            "alpha": 0.55 if skips else 1.0,
+            "linewidth": 0.8,
+            "shrinkA": 5,
+            "shrinkB": 5,
+            "connectionstyle": "arc3,rad=0.25" if skips else "arc3,rad=0",
         },
     )

@@ -2,6 +2,7 @@
 
 import copy
 import json
+import math
 import random
 import subprocess
 import sys
@@ -226,14 +227,34 @@ def test_compare_names_the_layers_that_were_not_reached():
     table = pc.compare(model, closure, [pc.FixedPrediction(steps=1), HALF])
     first, second = table.rows
     assert first["untouched"] == ["0"] and second["untouched"] == []
-    assert first["parameters"]["0.weight"] == (
-        1.0,
-        pytest.approx(float("nan"), nan_ok=True),
-    )
-    assert first["parameters"]["4.weight"][0] < 1e-12
+    assert first["parameters"]["0.weight"]["relative_error"] == 1.0
+    assert math.isnan(first["parameters"]["0.weight"]["cosine"])
+    assert first["parameters"]["4.weight"]["relative_error"] < 1e-12
     assert "leaves 0 untouched" in str(table)
-    json.dumps(table.to_dict())
+    assert "NaN" not in json.dumps(table.to_dict(), allow_nan=False)
     assert "<table>" in table._repr_html_()
+
+
+def test_a_comparison_tells_error_and_cost_of_each_vertex_and_parameter():
+    model, closure = ZOO["module_called_three_times"]()
+    table = pc.compare(model, closure, [pc.Exact(), pc.Strict(0.1, 5), pc.Backprop()])
+    exact, strict, whole = table.rows
+    assert list(exact["vertices"]) == ["0@1", "0@2", "0@3"]
+    costs = {i: (v["vjps"], v["lessons"]) for i, v in exact["vertices"].items()}
+    assert costs == {"0@1": (0, 1), "0@2": (1, 1), "0@3": (1, 1)}
+    assert exact["vjps"] == 3 and exact["lessons"] == 4  # with the output
+    assert exact["parameters"]["0.weight"]["lessons"] == 3
+    assert strict["evaluations"] == 6
+    assert strict["vertices"]["0@3"]["vjps"] == 5
+    assert strict["vertices"]["0@3"]["relative_error"] > 1e-3
+    assert (whole["vjps"], whole["lessons"]) == (0, 0) and "–" in str(table)
+    for part, names in [
+        (table.by_vertex(), exact["vertices"]),
+        (table.by_parameter(), exact["parameters"]),
+    ]:
+        assert all(name in str(part) for name in names)
+        assert str(part).count("Exact()") == len(names)
+        assert "<table>" in part._repr_html_()
 
 
 def test_work_is_counted():

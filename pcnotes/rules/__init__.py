@@ -3,7 +3,7 @@
 from .autograd import Backprop, Exact
 from .error_optimisation import ErrorOptimisation
 from .fixed_prediction import FixedPrediction
-from .protocol import Rule, check_rule, objective, run, teach
+from .protocol import Rule, check_rule, label, objective, run, teach
 from .strict import Incremental, Strict
 from .zero_divergence import ZIL
 
@@ -17,6 +17,7 @@ __all__ = [
     "Rule",
     "Strict",
     "check_rule",
+    "label",
     "objective",
     "run",
     "teach",

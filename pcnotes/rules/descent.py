@@ -14,7 +14,7 @@ from ..objective import Objective, norm
 
 # A stable descent never raises the energy. Past this factor the parameters would learn
 # from an iteration that is running away.
-LARGEST_GROWTH = 1e3
+LARGEST_GROWTH = 10.0
 
 
 class Descent(ABC):

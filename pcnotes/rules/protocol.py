@@ -12,6 +12,7 @@ method `objective()`.
 
 from __future__ import annotations
 
+import dataclasses
 from collections import deque
 from collections.abc import Iterator, Mapping
 from typing import Protocol, runtime_checkable
@@ -69,6 +70,18 @@ def run(rule: Rule, graph: Graph) -> Iterator[Errors]:
         yield errors
     if errors is None:
         raise ValueError(f"{rule!r} yielded no errors: run() must yield step 0 first")
+
+
+def label(rule: object) -> str:
+    """The rule as one would write it: arguments that are not the defaults."""
+    if not dataclasses.is_dataclass(rule) or isinstance(rule, type):
+        return str(rule)
+    given = [
+        f"{f.name}={getattr(rule, f.name)!r}"
+        for f in dataclasses.fields(rule)
+        if getattr(rule, f.name) is not f.default and getattr(rule, f.name) != f.default
+    ]
+    return f"{type(rule).__name__}({', '.join(given)})"
 
 
 def objective(rule: Rule) -> Objective:
