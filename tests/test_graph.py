@@ -236,10 +236,30 @@ def test_half_precision_errors_are_kept_in_float32():
     assert net[0].weight.grad.dtype == torch.bfloat16
 
 
-def test_plot_draws_every_vertex():
+def test_plot_names_every_vertex_and_the_copies_it_needs():
     matplotlib = pytest.importorskip("matplotlib")
     matplotlib.use("Agg")
     graph = vertices("residual_stack")
-    labels = {text.get_text() for text in graph.plot().texts}
-    assert set(graph.vertices) <= labels
-    assert "depth 4" in repr(graph)
+    labels = [text.get_text().split("  ") for text in graph.plot().texts]
+    named = {name: copies for name, *copies in labels if name}
+    assert set(named) == set(graph.vertices)
+    copies = {i: int(n[0]) for i, n in named.items() if n}
+    assert copies == graph.identity_vertices == {"0": 3, "1": 2, "2": 1}
+    assert "depth 4" in repr(graph) and "not graded" in repr(graph)
+
+
+def test_no_two_vertices_of_fifty_share_a_row():
+    matplotlib = pytest.importorskip("matplotlib")
+    matplotlib.use("Agg")
+    cell, out = nn.Linear(2, 2), nn.Linear(2, 1)
+
+    def closure():
+        h, loss = torch.zeros(1, 2), 0
+        for _ in range(25):
+            h = cell(h)
+            loss = loss + out(h).sum()
+        return loss
+
+    axes = pc.cut([cell, out], closure).plot()
+    heights = [text.xy[1] for text in axes.texts if text.get_text()]
+    assert len(heights) == len(set(heights)) == 50
