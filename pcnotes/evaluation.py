@@ -128,7 +128,8 @@ class Evaluation:
         errors: {hidden vertex: tensor shaped like its prediction}; missing ones count
         as zero.
         """
-        weighted = {i: loss * g for i, g in self.loss_gradient.items()}
+        g = self.loss_gradient
+        weighted = g if loss == 1 else {i: loss * e for i, e in g.items()}
         arrived = add(self.vjp(errors), weighted)
         return {i: arrived[i] if i in arrived else self._zero(i) for i in self.hidden}
 
@@ -146,7 +147,8 @@ class Evaluation:
         parents and to the parameters, so each local graph is walked once.
 
         seed: the error of the loss itself, 1 if not given; everything scales with it.
-        teach: whether the parameters' gradients are wanted.
+        teach: whether the parameters' gradients are wanted. Then local graphs are freed
+        as the sweep goes, as backward() does, and the evaluation is spent.
         """
         loss, vertices = self._origins
         arrived: dict[str, Tensor] = {}
@@ -174,8 +176,13 @@ class Evaluation:
                 self._work.taught.update(names)
             roots = [self._predictions[i] for i in errors]
             send(roots, self._like(errors), [vertices[i] for i in errors])
+            if teach:
+                self._loss = self._loss.detach()
+                for i in names:
+                    self._predictions[i] = self._predictions[i].detach()
             yield Arrival(level, errors, gradients)
-            errors, gradients = {}, {}  # nothing is kept that was handed over
+            # Nothing is kept that was handed over.
+            roots, errors, gradients = [], {}, {}
 
     def adjoints(self) -> dict[str, Tensor]:
         """δ of the network as it stands here, its values' shifts held fixed."""

@@ -1,68 +1,32 @@
-"""Cut a computation at modules: vertices, values, predictions, errors, edges.
+"""A computation that is cut at modules: what a rule works on.
 
-While the user's closure runs, a hook on each chosen module keeps the module's output as
-the *prediction* of a vertex and hands a *value*, a leaf of autograd, downstream in its
-place. After the run every local graph reaches from a prediction back to its parents'
+After a run under hooks every local graph reaches from a prediction back to its parents'
 values and to the module's parameters, and no further: whatever a rule differentiates is
 local, because there is no other path.
 """
 
 from __future__ import annotations
 
-import sys
-import threading
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import AbstractContextManager, contextmanager, nullcontext
-from typing import TYPE_CHECKING, Any, NamedTuple
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from .evaluation import Errors, Evaluation, Uncut, Work
+from .guards import check_loss, guarded, refuse_nesting
+from .hooks import Given, Key, Record, cutting
 from .lessons import Lessons
 from .objective import Objective, largest_step
-from .outputs import map_tensors
 from .replay import Replay, refuse_changes
-from .selection import At, Models, enclosing, modules_of, select
-from .structure import Structure, origins
+from .selection import At, Models, enclosing, modules_of, refuse_wrappers, select
+from .structure import Structure
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
 Closure = Callable[[], Tensor]
-# (module's name, how often it had been called, path inside what it returned)
-Key = tuple[str, int, str]
-
-_running = threading.local()
-
-
-class Record(NamedTuple):
-    """What a hook keeps of one tensor that a module returned."""
-
-    prediction: Tensor
-    # The leaf that went downstream; for an output None, uncut the edge of autograd.
-    value: Any
-    version: int
-
-
-class Given(NamedTuple):
-    """What the hidden vertices hand on: values, or shifts of their predictions."""
-
-    tensors: dict[Key, Tensor]
-    shift: bool
-
-    def value(self, key: Key, mu: Tensor) -> Tensor:
-        """v for this prediction; without a word about it, the prediction itself."""
-        given = self.tensors.get(key)
-        if given is None:
-            return mu
-        if given.shape != mu.shape:
-            what = "error" if self.shift else "value"
-            raise ValueError(
-                f"the {what} given for module {key[0]!r} has shape "
-                f"{tuple(given.shape)}, its prediction {tuple(mu.shape)}"
-            )
-        return mu.detach() - given if self.shift else given
 
 
 def cut(model: Models, closure: Closure, at: At = None) -> Graph:
@@ -118,14 +82,14 @@ class Graph:
                 "closure must be a function without arguments that runs the model and "
                 f"returns the scalar loss, got {type(closure).__name__}"
             )
-        if getattr(_running, "active", False):
-            raise RuntimeError("pcnotes was called from inside a closure of its own")
+        refuse_nesting()
         if not torch.is_grad_enabled():
             raise RuntimeError(
                 "gradients are disabled here (torch.no_grad or inference_mode); "
                 "call pcnotes outside of it"
             )
         self._modules = modules_of(model)
+        refuse_wrappers(self._modules)
         self._places = select(model, at)
         self._enclosing = enclosing(self._places)
         self._innermost = at is None
@@ -190,7 +154,8 @@ class Graph:
         """An evaluation that does not become the last one."""
         if values is not None and errors is not None:
             raise TypeError("give values or errors, not both")
-        given = Given(self._keys(values or errors or {}), shift=errors is not None)
+        keys = self._keys(values or errors or {})
+        given = Given(keys, errors is not None, self._output_keys())
         loss, records = self._run(given)
         names = self._name(records)
         evaluation = Evaluation(
@@ -250,7 +215,8 @@ class Graph:
         seed = None
         if lessons.factor is not None:
             seed = (lessons.factor * torch.ones_like(self.loss)).to(self.loss.dtype)
-        for level, errors, gradients in self.last.sweep(seed):
+        evaluation, self.feedforward = self.last, None
+        for level, errors, gradients in evaluation.sweep(seed):
             part = 1.0 if share is None or level == 0 else share(level)
             lessons.add(errors if level else {}, gradients, part)
 
@@ -269,6 +235,10 @@ class Graph:
         By power iteration on the inference Hessian, 2/λ with λ approached from below.
         """
         return largest_step(self, Objective() if objective is None else objective)
+
+    def settle(self) -> None:
+        """Undo what differentiating moved: a checkpoint runs its modules again."""
+        self._replay.settle()
 
     def rewind(self) -> None:
         """Put buffers and random states back to where they were before."""
@@ -295,18 +265,20 @@ class Graph:
 
         given: None leaves everything uncut.
         """
-        records: dict[Key, Record] = {}
-        if self.work.evaluations:
-            with torch.enable_grad(), self._replay.again(), self._hooks(records, given):
-                loss = self._closure()
-        else:
-            with refuse_changes(self._modules), self._hooks(records, given):
-                loss = self._closure()
-        _check_loss(loss)
-        if given is not None:
-            _check_records(records)
-        if not self.work.evaluations:
+        first = not self.work.evaluations
+        once = refuse_changes(self._modules) if first else self._replay.again()
+        has_values = given is not None and bool(given.tensors)
+        with (
+            torch.enable_grad(),
+            once,
+            cutting(self._places, self._enclosing, self._innermost, given) as records,
+            guarded(records, given is not None, has_values),
+        ):
+            loss = self._closure()
+        check_loss(loss)
+        if first:
             self.loss = loss.detach()
+            self._replay.mark()
         self.work.evaluations += 1
         if not records:
             tried = ", ".join(list(self._places.values())[:8]) or "none owns parameters"
@@ -315,54 +287,6 @@ class Graph:
                 f"with gradients on and a real output. Chosen were: {tried}"
             )
         return loss, records
-
-    @contextmanager
-    def _hooks(self, records: dict[Key, Record], given: Given | None) -> Iterator[None]:
-        calls = dict.fromkeys(self._places, 0)
-        started: dict[nn.Module, list[int]] = {m: [] for m in self._enclosing}
-        outputs = self._output_keys()
-
-        def before(module: nn.Module, args: Any) -> None:
-            started[module].append(len(records))
-
-        def after(module: nn.Module, args: Any, output: Any) -> Any:
-            if module in started:
-                has_inner = len(records) > started[module].pop()
-                if has_inner and self._innermost:
-                    return None
-            call = calls[module]
-            calls[module] += 1
-            handed: dict[int, Tensor] = {}  # a tensor returned twice is one vertex
-
-            def hand(path: str, mu: Tensor) -> Tensor:
-                if not (mu.requires_grad and mu.is_floating_point()):
-                    return mu
-                if id(mu) not in handed:
-                    key = (self._places[module], call, path)
-                    if mu.grad_fn is None:
-                        mu = mu.view_as(mu)  # a parameter, or the module's own input
-                    if given is None:
-                        record, passed = _watch(mu)
-                    elif key in outputs:
-                        record, passed = _pass_on(mu)
-                    else:
-                        record, passed = _cut(mu, given.value(key, mu))
-                    records[key] = record
-                    handed[id(mu)] = passed
-                return handed[id(mu)]
-
-            return map_tensors(output, hand)
-
-        hooks = [m.register_forward_pre_hook(before) for m in self._enclosing]
-        hooks += [m.register_forward_hook(after) for m in self._places]
-        _running.active = True
-        try:
-            with _eager(), _no_gradients_across_cuts(records, given is not None):
-                yield
-        finally:
-            _running.active = False
-            for hook in hooks:
-                hook.remove()
 
     def _name(self, records: Mapping[Key, Any]) -> dict[Key, str]:
         """`module@k` for the k-th call of several, then the path in its output."""
@@ -417,109 +341,4 @@ class Graph:
             f"Graph({len(s.vertices)} vertices, {len(s.outputs)} outputs, {edges} "
             f"edges, depth {s.depth}, {len(s.unreached)} unreached, "
             f"{'graded' if s.graded else 'not graded'})"
-        )
-
-
-def _eager() -> AbstractContextManager[object]:
-    """Run compiled models as they were written: their compiled form skips hooks."""
-    if "torch._dynamo" not in sys.modules:  # importing it takes seconds
-        return nullcontext()
-    return torch.compiler.set_stance("force_eager")
-
-
-@contextmanager
-def _no_gradients_across_cuts(
-    records: Mapping[Key, Record], cut: bool
-) -> Iterator[None]:
-    """Refuse torch.autograd.grad inside the closure where it would end at a cut.
-
-    A gradient penalty, say, would silently lose all that lies before the last cut.
-    """
-    plain = torch.autograd.grad
-
-    def guarded(outputs: Any, *arguments: Any, **options: Any) -> Any:
-        ends = [outputs] if isinstance(outputs, Tensor) else list(outputs)
-        cuts = {str(k): r.value for k, r in records.items() if r.value is not None}
-        ends = [e for e in ends if isinstance(e, Tensor) and e.grad_fn is not None]
-        if any(origin.parents for origin in origins(ends, cuts)):
-            raise RuntimeError(
-                "the closure calls torch.autograd.grad through vertices of the cut "
-                "graph, where the gradient would end; a double backward is not "
-                "supported (choose vertices that lie outside of it with at=)"
-            )
-        return plain(outputs, *arguments, **options)
-
-    if cut:
-        torch.autograd.grad = guarded
-    try:
-        yield
-    finally:
-        torch.autograd.grad = plain
-
-
-def _watch(mu: Tensor) -> tuple[Record, Tensor]:
-    """Uncut: keep the edge of autograd, hand the prediction itself on."""
-    edge = torch.autograd.graph.get_gradient_edge(mu)
-    return Record(mu, edge, mu._version), mu
-
-
-def _pass_on(mu: Tensor) -> tuple[Record, Tensor]:
-    """An output: the loss's own graph goes on behind it."""
-    return Record(mu, None, mu._version), _copy(mu)
-
-
-def _copy(tensor: Tensor) -> Tensor:
-    """A copy of its own: downstream may work in place, as on any output.
-
-    On the devices that can, it is made when somebody writes, and not before.
-    """
-    lazily = tensor.device.type in ("cpu", "cuda") and hasattr(torch, "_lazy_clone")
-    if lazily and tensor.layout == torch.strided and type(tensor) is Tensor:
-        return torch._lazy_clone(tensor)
-    return tensor.clone()
-
-
-def _cut(mu: Tensor, value: Tensor) -> tuple[Record, Tensor]:
-    """Keep the prediction and hand a value, a leaf of autograd, on in its place."""
-    leaf = value.detach().to(mu.dtype).requires_grad_()
-    return Record(mu, leaf, mu._version), _copy(leaf)
-
-
-def _check_records(records: Mapping[Key, Record]) -> None:
-    """Nothing happened to what was cut behind our back."""
-    for (module, _, path), (mu, leaf, version) in records.items():
-        if leaf is not None and leaf.grad is not None:
-            raise RuntimeError(
-                "the closure called backward(); it must only return the loss"
-            )
-        if mu._version != version:
-            raise RuntimeError(
-                f"the output {module + path!r} was modified in place under another "
-                "name: it is a tensor that went into the module, and whoever still "
-                "holds that sees no cut. Use what the module returns, or choose other "
-                "vertices with at="
-            )
-
-
-def _check_loss(loss: Any) -> None:
-    if not isinstance(loss, Tensor):
-        raise TypeError(
-            "closure must return the scalar loss, a tensor with one element; "
-            f"it returned {type(loss).__name__}"
-        )
-    if loss.dim() != 0 and loss.numel() != 1:
-        raise ValueError(
-            "closure must return a scalar loss; it returned a tensor of shape "
-            f"{tuple(loss.shape)} (reduce it with .sum() or .mean())"
-        )
-    if not loss.is_floating_point():
-        raise TypeError(f"the loss must be a floating-point tensor, it is {loss.dtype}")
-    if not loss.requires_grad:
-        raise RuntimeError(
-            "the loss does not require grad: closure must return the tensor itself (no "
-            ".item(), .detach() or torch.no_grad()), of parameters that require grad"
-        )
-    if not bool(torch.isfinite(loss)):
-        raise FloatingPointError(
-            f"the loss is not finite: closure returned {loss.item()}"
         )

@@ -47,6 +47,7 @@ def backward(
     graph.lessons = Lessons(gradient)
     with graph.unwinding():
         teach(FixedPrediction() if rule is None else rule, graph)
+        graph.settle()
         graph.lessons.hand_over()
     return graph.loss
 

@@ -8,6 +8,8 @@ run a parent hands on the copy that this level reads.
 
 from __future__ import annotations
 
+import weakref
+
 from torch import Tensor
 
 from .evaluation import Errors, Evaluation, Gradients, add
@@ -24,7 +26,8 @@ class LevelledGraph:
     """
 
     def __init__(self, graph: Graph) -> None:
-        self.graph = graph
+        # The graph keeps our evaluations: a strong reference back would be a circle.
+        self.graph = weakref.proxy(graph)
         self.start = graph.evaluate()
         copies = graph.identity_vertices
         if (total := sum(copies.values())) > MOST_IDENTITY_VERTICES:

@@ -81,7 +81,7 @@ class Objective:
             if i in energy:
                 part = _local(energy[i], i, at.predictions[i], at.values[i])
             else:
-                part = (precision.get(i, 1.0) * e.square()).sum() / 2
+                part = _gaussian(e, precision.get(i, 1.0))
             parts.append(part.to(at.loss))
         return sum(parts, self.scale * at.loss)
 
@@ -99,7 +99,7 @@ class Objective:
     def force(self, at: Evaluation, slopes: Slopes) -> dict[str, Tensor]:
         """-∇E in the values: what moves them."""
         asked = at.pull(slopes.taught, self.scale)
-        return {i: slopes.pulled[i] - asked[i] for i in asked}
+        return {i: slopes.pulled[i] - e for i, e in asked.items()}
 
     def lesson(self, slopes: Slopes) -> dict[str, Tensor]:
         """What the parameters learn from, so that .grad is ∇E_β/β."""
@@ -215,6 +215,13 @@ def _check_precision(value: Any) -> None:
             raise ValueError("precision must be positive and finite everywhere")
     else:
         positive("precision", value)
+
+
+def _gaussian(error: Tensor, precision: Precision) -> Tensor:
+    """½π‖ε‖²; with one precision for all units there is no need for a copy of ε."""
+    if isinstance(precision, Tensor):
+        return (precision * error.square()).sum() / 2
+    return precision * torch.linalg.vector_norm(error).square() / 2
 
 
 def _local(energy: LocalEnergy, name: str, mu: Tensor, v: Tensor) -> Tensor:

@@ -31,6 +31,7 @@ class Replay:
         self._buffers = _buffers(modules)
         self._devices = _devices(modules)
         self._random = _random_states(self._devices)
+        self._marked: list[tuple[_Buffer, int]] = []
 
     def rewind(self) -> None:
         """Put everything back."""
@@ -39,6 +40,22 @@ class Replay:
             tensor.data.copy_(before)
             module._buffers[name] = tensor
         _set_random_states(self._devices, self._random)
+
+    def mark(self) -> None:
+        """Remember where the first evaluation left the buffers."""
+        now = [(b.module, b.name, b.module._buffers[b.name]) for b in self._buffers]
+        self._marked = [
+            (_Buffer(m, n, t, t.detach().clone()), t._version)
+            for m, n, t in now
+            if t is not None
+        ]
+
+    def settle(self) -> None:
+        """Put the buffers there again."""
+        for (module, name, tensor, content), version in self._marked:
+            if tensor._version != version:
+                tensor.data.copy_(content)
+            module._buffers[name] = tensor
 
     @contextmanager
     def again(self) -> Iterator[None]:
@@ -70,6 +87,8 @@ def refuse_changes(modules: Sequence[nn.Module]) -> Iterator[None]:
         changed = [
             s for s in saved if s[0].grad is not s[1] or _version(s[1]) != s[2][0]
         ]
+        # Wrappers may move what .grad holds, as DDP does with views of its buckets.
+        changed = [s for s in changed if not _same(s[0].grad, s[2][1])]
         for parameter, grad, (_, before) in changed:
             if grad is not None and before is not None:
                 grad.data.copy_(before)
@@ -83,6 +102,12 @@ def refuse_changes(modules: Sequence[nn.Module]) -> Iterator[None]:
 
 def _content(grad: Tensor | None) -> tuple[int | None, Tensor | None]:
     return _version(grad), None if grad is None else grad.clone()
+
+
+def _same(grad: Tensor | None, before: Tensor | None) -> bool:
+    if grad is None or before is None:
+        return grad is before
+    return grad.layout == before.layout and bool(torch.equal(grad, before))
 
 
 def _version(grad: Tensor | None) -> int | None:

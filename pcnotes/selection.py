@@ -42,7 +42,18 @@ def as_models(model: Models) -> tuple[nn.Module, ...]:
         raise TypeError(
             f"model must be a torch.nn.Module or a list of them, got {given}"
         )
-    for m in models:
+    return models
+
+
+def refuse_wrappers(modules: Sequence[nn.Module]) -> None:
+    """Wrappers that rely on one pass of autograd through the whole module."""
+    for m in modules:
+        if type(m).__name__.startswith(("FSDP", "FullyShardedDataParallel")):
+            raise ValueError(
+                "fully sharded modules (FSDP) gather their parameters for one pass of "
+                "autograd through the module itself, which a cut graph does not make: "
+                "gradients would come late or not at all. DistributedDataParallel works"
+            )
         reads_graph = ("static_graph", "find_unused_parameters")
         if _is_wrapper(m) and any(getattr(m, name, False) for name in reads_graph):
             raise ValueError(
@@ -50,7 +61,6 @@ def as_models(model: Models) -> tuple[nn.Module, ...]:
                 "walks the graph behind its output, which ends at the first cut: "
                 "gradients would not be synchronised. Build it without them"
             )
-    return models
 
 
 def modules_of(model: Models) -> list[nn.Module]:

@@ -56,7 +56,7 @@ class Structure:
     def identity_vertices(self) -> dict[str, int]:
         """How many delayed copies each value needs so that every edge spans one level.
 
-        One delay line per vertex serves all of its children (`identity-vertices`).
+        One delay line per vertex serves all of its children.
         """
         lowest = {j: self.levels[j] for j in self.hidden}
         for j in self.loss_parents:

@@ -29,7 +29,7 @@ from tools.house import (
     say,
 )
 
-COPIED = ("_config.yml", "_toc.yml", "pyproject.toml", "book", "pcnotes")
+COPIED = ("_config.yml", "_toc.yml", "pyproject.toml", "book", "examples", "pcnotes")
 
 
 def main() -> int:
@@ -113,7 +113,9 @@ def pages(anew: bool) -> None:
 
 def site_key() -> str:
     executed = "".join((SOURCE / name).read_text("utf-8") for name in notebooks())
-    inputs = files("book/**/*", "pcnotes/**/*", "tools/*.py", "_*.yml", "*.toml")
+    inputs = files(
+        "book/**/*", "pcnotes/**/*", "examples/*.py", "tools/*.py", "_*.yml", "*.toml"
+    )
     claims_text = CLAIMS.read_text("utf-8")
     return digest(inputs, executed, claims_text, package_key(), commit())
 

@@ -101,14 +101,13 @@ class InValues(Descent):
 
     def move(self, force: Errors, step_size: float) -> None:
         """v ← v - step_size·∇E."""
-        self.displacement = {
-            i: u + step_size * force[i] for i, u in self.displacement.items()
-        }
+        for i, u in self.displacement.items():
+            u.add_(force[i], alpha=step_size)
         self.at = self.graph.evaluate(
             {i: self.start[i] + u for i, u in self.displacement.items()}
         )
         self.errors = {
-            i: (self.at.predictions[i] - self.start[i]) - u
+            i: (self.at.predictions[i] - self.start[i]).sub_(u)
             for i, u in self.displacement.items()
         }
 
@@ -132,5 +131,7 @@ class InErrors(Descent):
 
     def move(self, force: Errors, step_size: float) -> None:
         """ε ← ε + step_size·(β·δ(ε) - ε)."""
-        self.errors = {i: e + step_size * force[i] for i, e in self.errors.items()}
+        self.errors = {
+            i: e.add(force[i], alpha=step_size) for i, e in self.errors.items()
+        }
         self.at = self.graph.evaluate(errors=self.errors)

@@ -1,5 +1,6 @@
 """The built pages, read as files: links, pictures, formulas, theorem data."""
 
+import inspect
 import json
 import re
 from pathlib import Path
@@ -8,9 +9,12 @@ from urllib.parse import unquote, urldefrag, urlsplit
 import pytest
 from reading import parsed, site_pages
 
-from tools.house import SITE
+import pcnotes
+from tools.house import ROOT, SITE, files
 
 PAGES = site_pages()
+API = "book/appendix/api.html"
+GUIDE = "book/practice/your-model.html"
 PROVED = ("theorem", "lemma", "proposition", "corollary")
 
 
@@ -142,3 +146,35 @@ def test_search_index_knows_titles_and_labels(theorems: list[dict]) -> None:
     for statement in theorems:
         assert statement["label"] in index["indexentries"]
         assert statement["title"] in titles
+
+
+@pytest.mark.parametrize("name", pcnotes.__all__)
+def test_every_public_name_has_its_docstring_on_the_api_page(name: str) -> None:
+    signature = parsed(API).find("dt", id=f"pcnotes.{name}")
+    assert signature, f"{name} is not on the API page"
+    first = inspect.getdoc(getattr(pcnotes, name)).split("\n\n")[0]
+    about = signature.find_next_sibling("dd").get_text()
+    assert bare(about).startswith(bare(first))
+
+
+def bare(text: str) -> str:
+    """Without what setting changes: blanks, quotes, marks of emphasis and names."""
+    return re.sub(r"[`*\s'\"’“”]+", "", text)
+
+
+def test_labels_in_docstrings_link_to_their_statements(theorems: list[dict]) -> None:
+    labels = {row["label"]: row["url"] for row in theorems}
+    documents = [inspect.getdoc(getattr(pcnotes, name)) for name in pcnotes.__all__]
+    named = set(re.findall(r"`([^`]+)`", " ".join(documents))) & set(labels)
+    assert named, "no docstring names a theorem"
+    links = {tag["href"] for tag in parsed(API).select("article a[href]")}
+    for label in named:
+        assert any(link.endswith(labels[label].split("/", 1)[1]) for link in links)
+
+
+@pytest.mark.parametrize("path", files("examples/*.py"), ids=lambda path: path.name)
+def test_the_guide_shows_recipes_as_they_are(path: Path) -> None:
+    shown = [block.get_text().strip() for block in parsed(GUIDE).select("pre")]
+    assert path.read_text("utf-8").strip() in shown
+    summaries = [tag.get_text() for tag in parsed(GUIDE).select("details summary")]
+    assert any(path.relative_to(ROOT).as_posix() in text for text in summaries)

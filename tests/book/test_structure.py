@@ -119,6 +119,13 @@ def test_every_exercise_has_a_hidden_solution() -> None:
             )
 
 
+def test_the_guide_shows_every_recipe_and_nothing_else() -> None:
+    text = texts()["book/practice/your-model.md"]
+    shown = re.findall(r"^```\{literalinclude\} \.\./\.\./(examples/\S+)$", text, re.M)
+    recipes = [path.relative_to(ROOT).as_posix() for path in files("examples/*.py")]
+    assert sorted(shown) == recipes
+
+
 def test_references_are_complete_and_cited() -> None:
     text = (ROOT / "book" / "references.bib").read_text("utf-8")
     entries = re.findall(r"^@\w+\{([^,]+),(.*?)^\}", text, re.M | re.S)

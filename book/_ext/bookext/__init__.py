@@ -8,6 +8,7 @@
 - `cite`        a BibTeX entry for each theorem
 - `ledger`      the table of all claims
 - `code`        pages that show the code of the claims
+- `api`         the package's docstrings as a page
 - `pages`       the page for lost readers, Open Graph, the footer
 """
 
@@ -15,10 +16,10 @@ from typing import Any
 
 from sphinx.application import Sphinx
 
-from bookext import address, claims, code, ledger, math, pages, statements
+from bookext import address, api, claims, code, ledger, math, pages, statements
 
 
 def setup(app: Sphinx) -> dict[str, Any]:
-    for part in (address, math, statements, claims, ledger, code, pages):
+    for part in (address, math, statements, claims, ledger, code, api, pages):
         part.setup(app)
     return {"version": "1", "parallel_read_safe": True, "parallel_write_safe": True}
