@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Hashable, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, field
 from functools import cached_property
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 import torch
 from torch import Tensor
@@ -34,6 +34,38 @@ class Work:
     def vjps(self) -> int:
         """Products with a transposed Jacobian, of all vertices together."""
         return self.sent.total()
+
+
+Name = TypeVar("Name", bound=Hashable)
+
+
+class Sums(dict[Name, Tensor]):
+    """Tensors that grow by what is added to them.
+
+    Autograd may hand the same tensor out under several names. So the first sum is a new
+    tensor, and only what is a sum already is added to in place.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._own: set[Name] = set()
+
+    def add(self, terms: Mapping[Name, Tensor]) -> None:
+        """Entry by entry; a new name begins with its term."""
+        for name, term in terms.items():
+            known = self.get(name)
+            if known is None:
+                self[name] = term
+            elif name in self._own and not known.is_sparse:
+                known.add_(term)
+            else:
+                self[name] = known + term
+                self._own.add(name)
+
+    def take(self, name: Name) -> Tensor | None:
+        """The sum, which is not kept."""
+        self._own.discard(name)
+        return self.pop(name, None)
 
 
 class Arrival(NamedTuple):
@@ -151,26 +183,25 @@ class Evaluation:
         as the sweep goes, as backward() does, and the evaluation is spent.
         """
         loss, vertices = self._origins
-        arrived: dict[str, Tensor] = {}
-        gradients: Gradients = {}
+        arrived = Sums[str]()
+        gradients = Sums[Tensor]()
 
         def send(roots: list[Tensor], weights: Any, made_of: list[Origin]) -> None:
             parents = {j: self._values[j] for o in made_of for j in o.parents}
             leaves = {t: None for o in made_of for t in o.leaves} if teach else {}
             found = _grad(roots, list(parents.values()), weights, leaves)
-            for j, e in _named(parents, found).items():
-                arrived[j] = arrived[j] + e if j in arrived else e
-            _collect(gradients, leaves, found[len(parents) :])
+            arrived.add(_named(parents, found))
+            gradients.add(_given(leaves, found[len(parents) :]))
 
         self._count(i for i in self.structure.outputs if not self._is_cut(i))
         send([self._loss], [seed], [loss])
         for level, names in enumerate(self.structure.by_level):
             # Outputs that are not cut were part of the loss's own graph.
-            errors = {
-                i: arrived.pop(i) if i in arrived else self._zero(i)
-                for i in names
-                if level or self._is_cut(i)
-            }
+            errors = {}
+            for i in names:
+                if level or self._is_cut(i):
+                    error = arrived.take(i)
+                    errors[i] = self._zero(i) if error is None else error
             self._count(errors)
             if teach:
                 self._work.taught.update(names)
@@ -179,10 +210,11 @@ class Evaluation:
             if teach:
                 self._loss = self._loss.detach()
                 for i in names:
-                    self._predictions[i] = self._predictions[i].detach()
+                    del self._predictions[i]
+                    self._values.pop(i, None)
             yield Arrival(level, errors, gradients)
             # Nothing is kept that was handed over.
-            roots, errors, gradients = [], {}, {}
+            roots, errors, gradients = [], {}, Sums[Tensor]()
 
     def adjoints(self) -> dict[str, Tensor]:
         """δ of the network as it stands here, its values' shifts held fixed."""
@@ -212,9 +244,7 @@ class Evaluation:
         if factor is not None:
             weights = [(factor * w).to(w.dtype) for w in weights]
         leaves = {t: None for origin in made_of for t in origin.leaves}
-        gradients: Gradients = {}
-        _collect(gradients, leaves, _grad(roots, [], weights, leaves))
-        return gradients
+        return _given(leaves, _grad(roots, [], weights, leaves))
 
     def readers(self) -> dict[Tensor, list[str]]:
         """By leaf: the vertices whose predictions were made of it."""
@@ -304,10 +334,7 @@ class Uncut:
         """∂loss/∂θ as {leaf: gradient}, times the factor."""
         (origin,) = origins([self._loss], {})
         seed = None if factor is None else factor * torch.ones_like(self._loss)
-        gradients: Gradients = {}
-        found = _grad([self._loss], [], [seed], origin.leaves)
-        _collect(gradients, origin.leaves, found)
-        return gradients
+        return _given(origin.leaves, _grad([self._loss], [], [seed], origin.leaves))
 
 
 def add(left: Errors, right: Errors) -> dict[str, Tensor]:
@@ -352,13 +379,9 @@ def _emptied(dictionaries: Sequence[dict[Any, Any]]) -> Iterator[None]:
             d.update(before)
 
 
-def _collect(
-    gradients: Gradients, leaves: Iterable[Tensor], found: Iterable[Tensor | None]
-) -> None:
-    for leaf, gradient in zip(leaves, found, strict=False):
-        if gradient is not None:
-            known = gradients.get(leaf)
-            gradients[leaf] = gradient if known is None else known + gradient
+def _given(leaves: Iterable[Tensor], found: Iterable[Tensor | None]) -> Gradients:
+    pairs = zip(leaves, found, strict=False)  # found is empty if nothing was asked
+    return {leaf: gradient for leaf, gradient in pairs if gradient is not None}
 
 
 def _named(names: Iterable[str], found: Iterable[Tensor | None]) -> dict[str, Tensor]:

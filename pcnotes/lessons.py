@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from .evaluation import Errors, Gradients
+from .evaluation import Errors, Gradients, Sums
 
 
 class Lessons:
@@ -25,7 +25,7 @@ class Lessons:
     ) -> None:
         self.factor = factor
         self.keep_errors = keep_errors
-        self.gradients: Gradients = {}
+        self.gradients = Sums[Tensor]()
         self.errors: dict[str, Tensor] = {}
         self.taught: set[str] = set()
 
@@ -34,16 +34,14 @@ class Lessons:
         self.taught |= errors.keys()
         if self.keep_errors:
             self.errors |= {i: share * e for i, e in errors.items()}
-        for leaf, gradient in gradients.items():
-            if share != 1:
-                gradient = share * gradient
-            known = self.gradients.get(leaf)
-            self.gradients[leaf] = gradient if known is None else known + gradient
+        if share != 1:
+            gradients = {leaf: share * g for leaf, g in gradients.items()}
+        self.gradients.add(gradients)
 
     def hand_over(self) -> None:
         """Add everything to `.grad` in one pass of autograd, so that hooks run once."""
         leaves, gradients = list(self.gradients), list(self.gradients.values())
-        self.gradients = {}
+        self.gradients = Sums[Tensor]()
         if leaves:
             _HandOver.apply(gradients, *leaves).backward()
 
