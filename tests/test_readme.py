@@ -12,7 +12,7 @@ def test_the_code_of_the_readme_runs(capsys):
     assert len(blocks) == 2
     exec("".join(blocks), {})
     printed = capsys.readouterr().out
-    assert "FixedPrediction(step_size=1.0, steps=None)" in printed
+    assert "Exact()" in printed and "Strict()" in printed
     assert printed.count("'0'") == 9  # nine states of inference
 
 
