@@ -4,7 +4,7 @@
 
 SHELL := /bin/sh
 .DEFAULT_GOAL := help
-.PHONY: help book test serve clean fix reproducible picture logo vendor
+.PHONY: help book test serve clean fix reproducible picture bench logo vendor
 
 # What the shell brings along must not change what is built.
 unexport VIRTUAL_ENV PYTHONPATH PYTHONHOME PYTHONSTARTUP PYTHONWARNINGS JUPYTER_PATH
@@ -12,6 +12,7 @@ export PYTHONNOUSERSITE := 1
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
 PORT ?= 8000
+BENCH ?=
 RUN := .venv/bin/python
 # The environment is redone when what it is made of changes, or when the clone has
 # moved (an editable install holds an absolute path).
@@ -42,6 +43,9 @@ reproducible: $(READY)  ## build twice from nothing and compare byte by byte
 
 picture: book  ## take the README's figure from the front page
 	@$(RUN) -m tools.picture
+
+bench: $(READY)  ## time and memory against backpropagation (BENCH=--quick: a minute)
+	@$(RUN) -m bench $(BENCH)
 
 logo: $(READY)  ## draw logo.svg, favicon.svg and card.png again
 	@$(RUN) -m tools.logo

@@ -86,7 +86,7 @@ class Evaluation:
     def __init__(
         self,
         loss: Tensor,
-        predictions: dict[str, Tensor],
+        predictions: dict[str, Any],
         values: dict[str, Tensor],
         work: Work,
         structure: Structure | None = None,
@@ -108,6 +108,17 @@ class Evaluation:
     def loss(self) -> Tensor:
         """The loss of this run, detached."""
         return self._loss.detach()
+
+    def forget(self) -> None:
+        """Keep the local graphs, and let values and predictions themselves go.
+
+        Who only sweeps needs their shapes. What was saved for backward stays.
+        """
+        edge = torch.autograd.graph.get_gradient_edge
+        _ = self._origins  # to be read while the tensors are there
+        self._predictions = {i: edge(mu) for i, mu in self._predictions.items()}
+        for leaf in self._values.values():  # nothing saves a leaf, only copies of it
+            leaf.data = leaf.data.new_empty(()).expand(leaf.shape)
 
     @cached_property
     def predictions(self) -> dict[str, Tensor]:
@@ -277,12 +288,12 @@ class Evaluation:
         return self._values[name] if self._is_cut(name) else self._predictions[name]
 
     def _zero(self, name: str) -> Tensor:
-        mu = self._predictions[name].detach()
-        return torch.zeros_like(mu, dtype=_accumulator(mu.dtype))
+        like = self._handed(name).detach()
+        return torch.zeros_like(like, dtype=_accumulator(like.dtype))
 
     def _like(self, errors: Errors) -> list[Tensor]:
         """The errors in the precision in which the predictions were computed."""
-        return [e.to(self._predictions[i].dtype) for i, e in errors.items()]
+        return [e.to(self._handed(i).dtype) for i, e in errors.items()]
 
     def _pull(
         self,

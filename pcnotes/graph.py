@@ -100,6 +100,7 @@ class Graph:
         self._last: Evaluation | None = None
         self.feedforward: Evaluation | None = None
         self.lessons: Lessons | None = None
+        self.parameters_may_change = False
         self.learned: tuple[str, ...] = ()
         self.work = Work()
 
@@ -138,8 +139,10 @@ class Graph:
 
         values: {hidden vertex: tensor}; a vertex that is not named hands its prediction
         on. errors: instead of values, {hidden vertex: ε}; a vertex hands μ - ε on. The
-        result is also `graph.last`, which pull() and learn() use.
+        result is also `graph.last`, which pull() and learn() use; the one before it is
+        let go, unless it is the feed-forward pass.
         """
+        self._last = None
         if values is not None or errors is not None:
             self.last = self.probe(values, errors)
         elif self.feedforward is None:
@@ -147,6 +150,10 @@ class Graph:
         else:
             self.last = self.feedforward
         return self.last
+
+    def release(self) -> None:
+        """Let the graphs of all evaluations go; a descent needs one at a time."""
+        self._last = self.feedforward = None
 
     def probe(
         self, values: Errors | None = None, errors: Errors | None = None
@@ -209,13 +216,16 @@ class Graph:
     def sweep(self, share: Callable[[int], float] | None = None) -> None:
         """Reverse order, each vertex once: its error from its children's, and learn.
 
+        Spends the feed-forward pass: memory is freed on the way, as backward() does.
         share: by level, the share of the error that the parameters learn from.
         """
         lessons = self.lessons or Lessons()
+        evaluation = self.evaluate()
+        self.release()
+        evaluation.forget()
         seed = None
         if lessons.factor is not None:
             seed = (lessons.factor * torch.ones_like(self.loss)).to(self.loss.dtype)
-        evaluation, self.feedforward = self.last, None
         for level, errors, gradients in evaluation.sweep(seed):
             part = 1.0 if share is None or level == 0 else share(level)
             lessons.add(errors if level else {}, gradients, part)
@@ -226,7 +236,7 @@ class Graph:
         lessons = Lessons()
         lessons.add(errors, self.last.gradients(errors))
         lessons.hand_over()
-        self.feedforward = None  # the parameters may change from here on
+        self.feedforward, self.parameters_may_change = None, True
 
     def step_size(self, objective: Objective | None = None) -> float:
         """The largest stable step of the strict rules at the feed-forward pass.

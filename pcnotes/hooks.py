@@ -116,8 +116,10 @@ def _cut(mu: Tensor, key: Key, given: Given | None) -> tuple[Record, Tensor]:
     if mu.grad_fn is None:
         mu = mu.view_as(mu)  # a parameter, or the module's own input
     if given is None:
-        edge = torch.autograd.graph.get_gradient_edge(mu)
-        return Record(mu, edge, mu._version), mu
+        # The edge of a copy: a module may make one of its outputs from another.
+        passed = _copy(mu)
+        edge = torch.autograd.graph.get_gradient_edge(passed)
+        return Record(mu, edge, mu._version), passed
     if key in given.outputs:
         return Record(mu, None, mu._version), _copy(mu)
     leaf = given.value(key, mu).detach().to(mu.dtype).requires_grad_()

@@ -152,10 +152,9 @@ def _states(graph: Graph, rule: Rule) -> Iterator[State]:
             if state is not None:
                 state._is_past()
             state = State(step, graph, errors, descends)
-            free_to_change = graph.feedforward is None
             graph.learned = ()
             yield state
-            if not free_to_change and graph.versions() != versions:
+            if not graph.parameters_may_change and graph.versions() != versions:
                 raise RuntimeError(
                     f"parameters were changed between two states of {rule!r}; finish "
                     "inference first, or learn at every step with pcnotes.Incremental"

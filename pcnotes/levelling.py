@@ -12,7 +12,7 @@ import weakref
 
 from torch import Tensor
 
-from .evaluation import Errors, Evaluation, Gradients, add
+from .evaluation import Errors, Evaluation, Gradients, Sums, add
 from .graph import Graph
 
 # Each copy is as large as its vertex, and there may be as many as edges squared.
@@ -22,7 +22,7 @@ MOST_IDENTITY_VERTICES = 10_000
 class LevelledGraph:
     """A graph with its identity vertices put in.
 
-    hidden: the names of its vertices with free values, copies included. levels: theirs.
+    hidden: the names of its vertices with free values, copies included.
     """
 
     def __init__(self, graph: Graph) -> None:
@@ -41,7 +41,6 @@ class LevelledGraph:
             for j in graph.hidden
             for q in range(copies.get(j, 0) + 1)
         }
-        self.levels = {n: graph.levels[j] - q for n, (j, q) in self.source.items()}
 
     @property
     def hidden(self) -> tuple[str, ...]:
@@ -153,15 +152,14 @@ class LevelledEvaluation(Evaluation):
         self, errors: Errors, loss: bool = True, factor: float | Tensor | None = None
     ) -> Gradients:
         """As of any evaluation; copies have no parameters."""
-        total: Gradients = {}
+        total = Sums[Tensor]()
         for level, run in enumerate(self._runs):
             here = {
                 i: e for i, e in errors.items() if self.structure.levels.get(i) == level
             }
             with_loss = loss and level == 0
             if here or with_loss:
-                for leaf, g in run.gradients(here, with_loss, factor).items():
-                    total[leaf] = total[leaf] + g if leaf in total else g
+                total.add(run.gradients(here, with_loss, factor))
         return total
 
     def zeros(self) -> dict[str, Tensor]:

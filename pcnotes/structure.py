@@ -78,8 +78,6 @@ def read_structure(loss: Origin, vertices: Mapping[str, Origin]) -> Structure:
     for child in reversed(list(vertices)):
         if child not in levels:
             continue
-        if child in hidden:  # one that the loss reads as well is one edge away
-            levels[child] = max(levels[child], 1)
         for parent in vertices[child].parents:
             hidden.add(parent)
             levels[parent] = max(levels.get(parent, 0), levels[child] + 1)
@@ -123,38 +121,41 @@ def origins(roots: Sequence[Tensor], values: Mapping[str, Tensor]) -> list[Origi
 
 
 def _reach(roots: Sequence[Tensor]) -> tuple[list[Tensor], list[int]]:
-    """The leaves below these tensors, and which of them each root reaches, as bits.
-
-    What several roots share is walked once more when the second one meets it, and
-    known from then on.
-    """
+    """The leaves below these tensors, and which of them each root reaches, as bits."""
     leaves: list[Tensor] = []
     known: dict[Any, int] = {}
-    visited: dict[Any, Any] = {}  # by which root first
+    visited: dict[Any, Any] = {}
+    return leaves, [_walk(root.grad_fn, leaves, known, visited) for root in roots]
 
-    def walk(root: Any, seen: dict[Any, Any]) -> int:
-        bits, stack = 0, [root]
-        while stack:
-            node = stack.pop()
-            below = node.next_functions
-            if not below and hasattr(node, "variable"):
-                known[node] = 1 << len(leaves)
-                leaves.append(node.variable)
-                bits |= known[node]
-            for n, _ in below:
-                if n is None:
-                    continue
-                if n in known:
-                    bits |= known[n]
-                elif n not in seen:
-                    seen[n] = root
-                    stack.append(n)
-                elif seen[n] is not root:
-                    known[n] = walk(n, {})
-                    bits |= known[n]
-        return bits
 
-    return leaves, [walk(root.grad_fn, visited) for root in roots]
+def _walk(
+    root: Any, leaves: list[Tensor], known: dict[Any, int], visited: dict[Any, Any]
+) -> int:
+    """Which leaves this node of autograd reaches, as bits.
+
+    visited: by which root a node was met first. What several roots share is walked once
+    more when the second one meets it, and known from then on.
+    """
+    bits, stack = 0, [root]
+    while stack:
+        node = stack.pop()
+        below = node.next_functions
+        if not below and hasattr(node, "variable"):
+            known[node] = 1 << len(leaves)
+            leaves.append(node.variable)
+            bits |= known[node]
+        for n, _ in below:
+            if n is None:
+                continue
+            if n in known:
+                bits |= known[n]
+            elif n not in visited:
+                visited[n] = root
+                stack.append(n)
+            elif visited[n] is not root:
+                known[n] = _walk(n, leaves, known, {})
+                bits |= known[n]
+    return bits
 
 
 def _bits(mask: int) -> Iterator[int]:

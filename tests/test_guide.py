@@ -147,7 +147,7 @@ LEARNED = [
 ]
 
 
-@pytest.mark.parametrize(("rule", "learned"), LEARNED, ids=lambda e: str(e)[:20])
+@pytest.mark.parametrize(("rule", "learned"), LEARNED, ids=[str(r) for r, _ in LEARNED])
 def test_states_and_who_learns_at_which(rule, learned):
     model, x, y = chain()
     states = list(pc.infer(model, squared(model, x, y), rule))

@@ -103,6 +103,8 @@ class InValues(Descent):
         """v ← v - step_size·∇E."""
         for i, u in self.displacement.items():
             u.add_(force[i], alpha=step_size)
+        del self.at  # one evaluation at a time
+        self.graph.release()
         self.at = self.graph.evaluate(
             {i: self.start[i] + u for i, u in self.displacement.items()}
         )
@@ -134,4 +136,6 @@ class InErrors(Descent):
         self.errors = {
             i: e.add(force[i], alpha=step_size) for i, e in self.errors.items()
         }
+        del self.at
+        self.graph.release()
         self.at = self.graph.evaluate(errors=self.errors)
