@@ -110,7 +110,7 @@ def compare(
     with reference.unwinding():
         at_start = reference.evaluate()
         whole = reference.uncut()
-        truth = _named(whole.gradients(), names)
+        truth = _named(dict(whole.gradients()), names)
         adjoints = whole.adjoints()
         readers = {
             names[leaf]: found

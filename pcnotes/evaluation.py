@@ -15,7 +15,7 @@ from torch import Tensor
 from .structure import Origin, Structure, origins, read_structure
 
 Errors = Mapping[str, Tensor]
-Gradients = dict[Tensor, Tensor]
+Gradients = list[tuple[Tensor, Tensor]]  # leaf of autograd, gradient
 
 
 @dataclass
@@ -53,14 +53,18 @@ class Sums(dict[Name, Tensor]):
     def add(self, terms: Mapping[Name, Tensor]) -> None:
         """Entry by entry; a new name begins with its term."""
         for name, term in terms.items():
-            known = self.get(name)
-            if known is None:
-                self[name] = term
-            elif name in self._own and not known.is_sparse:
-                known.add_(term)
-            else:
-                self[name] = known + term
-                self._own.add(name)
+            self.add_one(name, term)
+
+    def add_one(self, name: Name, term: Tensor) -> None:
+        """One entry."""
+        known = self.get(name)
+        if known is None:
+            self[name] = term
+        elif name in self._own and not known.is_sparse:
+            known.add_(term)
+        else:
+            self[name] = known + term
+            self._own.add(name)
 
     def take(self, name: Name) -> Tensor | None:
         """The sum, which is not kept."""
@@ -195,17 +199,17 @@ class Evaluation:
         """
         loss, vertices = self._origins
         arrived = Sums[str]()
-        gradients = Sums[Tensor]()
+        self._count(self.structure.vertices, self.structure.vertices if teach else ())
 
-        def send(roots: list[Tensor], weights: Any, made_of: list[Origin]) -> None:
-            parents = {j: self._values[j] for o in made_of for j in o.parents}
-            leaves = {t: None for o in made_of for t in o.leaves} if teach else {}
-            found = _grad(roots, list(parents.values()), weights, leaves)
+        def send(roots: list[Any], weights: Any, made_of: list[Origin]) -> Gradients:
+            parents = _each_once(o.parents for o in made_of)
+            leaves = _each_once(o.leaves for o in made_of) if teach else ()
+            values = [self._values[j] for j in parents]
+            found = _grad(roots, values, weights, leaves)
             arrived.add(_named(parents, found))
-            gradients.add(_given(leaves, found[len(parents) :]))
+            return _given(leaves, found[len(parents) :])
 
-        self._count(i for i in self.structure.outputs if not self._is_cut(i))
-        send([self._loss], [seed], [loss])
+        gradients = send([self._loss], [seed], [loss])
         for level, names in enumerate(self.structure.by_level):
             # Outputs that are not cut were part of the loss's own graph.
             errors = {}
@@ -213,11 +217,9 @@ class Evaluation:
                 if level or self._is_cut(i):
                     error = arrived.take(i)
                     errors[i] = self._zero(i) if error is None else error
-            self._count(errors)
-            if teach:
-                self._work.taught.update(names)
             roots = [self._predictions[i] for i in errors]
-            send(roots, self._like(errors), [vertices[i] for i in errors])
+            made_of = [vertices[i] for i in errors]
+            gradients = gradients + send(roots, self._like(errors), made_of)
             if teach:
                 self._loss = self._loss.detach()
                 for i in names:
@@ -225,7 +227,7 @@ class Evaluation:
                     self._values.pop(i, None)
             yield Arrival(level, errors, gradients)
             # Nothing is kept that was handed over.
-            roots, errors, gradients = [], {}, Sums[Tensor]()
+            roots, errors, gradients = [], {}, []
 
     def adjoints(self) -> dict[str, Tensor]:
         """δ of the network as it stands here, its values' shifts held fixed."""
@@ -236,13 +238,13 @@ class Evaluation:
     def gradients(
         self, errors: Errors, loss: bool = True, factor: float | Tensor | None = None
     ) -> Gradients:
-        """Σ (∂μ/∂θ)ᵀε over these vertices, as {leaf: gradient}.
+        """Σ (∂μ/∂θ)ᵀε over these vertices, as pairs (leaf, gradient).
 
         loss: whether the loss's own part, outputs included, is added. factor:
         multiplies everything where it enters the local graphs.
         """
         self._check(errors)
-        self._work.taught.update((*errors, *(self.structure.outputs if loss else ())))
+        self._count((), (*errors, *(self.structure.outputs if loss else ())))
         own, vertices = self._origins
         roots, weights, made_of = [], [], []
         if loss:
@@ -254,7 +256,7 @@ class Evaluation:
         made_of += [vertices[i] for i in errors]
         if factor is not None:
             weights = [(factor * w).to(w.dtype) for w in weights]
-        leaves = {t: None for origin in made_of for t in origin.leaves}
+        leaves = _each_once(origin.leaves for origin in made_of)
         return _given(leaves, _grad(roots, [], weights, leaves))
 
     def readers(self) -> dict[Tensor, list[str]]:
@@ -307,9 +309,10 @@ class Evaluation:
         ]
         return _named(targets, _grad(roots, list(targets.values()), weights))
 
-    def _count(self, sources: Iterable[str]) -> None:
+    def _count(self, senders: Iterable[str], taught: Iterable[str] = ()) -> None:
         """Errors are sent if there is anybody to send them to."""
-        self._work.sent.update(i for i in sources if self.structure.parents[i])
+        self._work.sent.update([i for i in senders if self.structure.parents[i]])
+        self._work.taught.update(taught)
 
     def _check(self, errors: Errors) -> None:
         for i, error in errors.items():
@@ -342,7 +345,7 @@ class Uncut:
         return _named(self._edges, found)
 
     def gradients(self, factor: float | Tensor | None = None) -> Gradients:
-        """∂loss/∂θ as {leaf: gradient}, times the factor."""
+        """∂loss/∂θ as pairs (leaf, gradient), times the factor."""
         (origin,) = origins([self._loss], {})
         seed = None if factor is None else factor * torch.ones_like(self._loss)
         return _given(origin.leaves, _grad([self._loss], [], [seed], origin.leaves))
@@ -392,17 +395,31 @@ def _emptied(dictionaries: Sequence[dict[Any, Any]]) -> Iterator[None]:
 
 def _given(leaves: Iterable[Tensor], found: Iterable[Tensor | None]) -> Gradients:
     pairs = zip(leaves, found, strict=False)  # found is empty if nothing was asked
-    return {leaf: gradient for leaf, gradient in pairs if gradient is not None}
+    return [(leaf, gradient) for leaf, gradient in pairs if gradient is not None]
+
+
+def _each_once(groups: Iterable[Sequence[Any]]) -> Sequence[Any]:
+    """All entries, no object twice: a tensor's own equality is another thing."""
+    first, *others = [*groups] or [()]
+    if not others:
+        return first
+    found = {
+        id(x) if isinstance(x, Tensor) else x: x for g in (first, *others) for x in g
+    }
+    return list(found.values())
 
 
 def _named(names: Iterable[str], found: Iterable[Tensor | None]) -> dict[str, Tensor]:
     return {
-        i: t.to(_accumulator(t.dtype))
+        i: t.float() if t.dtype in HALF else t
         for i, t in zip(names, found, strict=False)
         if t is not None
     }
 
 
+# Errors are summed over many steps: half precision would lose them.
+HALF = (torch.float16, torch.bfloat16)
+
+
 def _accumulator(dtype: torch.dtype) -> torch.dtype:
-    """Errors are summed over many steps: half precision would lose them."""
-    return torch.float32 if dtype in (torch.float16, torch.bfloat16) else dtype
+    return torch.float32 if dtype in HALF else dtype

@@ -25,23 +25,29 @@ class Lessons:
     ) -> None:
         self.factor = factor
         self.keep_errors = keep_errors
-        self.gradients = Sums[Tensor]()
         self.errors: dict[str, Tensor] = {}
-        self.taught: set[str] = set()
+        self._leaves: dict[int, Tensor] = {}
+        self._sums = Sums[int]()
+
+    @property
+    def gradients(self) -> dict[Tensor, Tensor]:
+        """What was learned so far, by leaf."""
+        return {self._leaves[k]: gradient for k, gradient in self._sums.items()}
 
     def add(self, errors: Errors, gradients: Gradients, share: float = 1.0) -> None:
         """These vertices have learned from share·errors; the gradients are unscaled."""
-        self.taught |= errors.keys()
         if self.keep_errors:
             self.errors |= {i: share * e for i, e in errors.items()}
         if share != 1:
-            gradients = {leaf: share * g for leaf, g in gradients.items()}
-        self.gradients.add(gradients)
+            gradients = [(leaf, share * g) for leaf, g in gradients]
+        for leaf, gradient in gradients:
+            self._leaves[id(leaf)] = leaf
+            self._sums.add_one(id(leaf), gradient)
 
     def hand_over(self) -> None:
         """Add everything to `.grad` in one pass of autograd, so that hooks run once."""
-        leaves, gradients = list(self.gradients), list(self.gradients.values())
-        self.gradients = Sums[Tensor]()
+        leaves, gradients = list(self._leaves.values()), list(self._sums.values())
+        self._leaves, self._sums = {}, Sums[int]()
         if leaves:
             _HandOver.apply(gradients, *leaves).backward()
 

@@ -12,7 +12,7 @@ import weakref
 
 from torch import Tensor
 
-from .evaluation import Errors, Evaluation, Gradients, Sums, add
+from .evaluation import Errors, Evaluation, Gradients, add
 from .graph import Graph
 
 # Each copy is as large as its vertex, and there may be as many as edges squared.
@@ -152,14 +152,14 @@ class LevelledEvaluation(Evaluation):
         self, errors: Errors, loss: bool = True, factor: float | Tensor | None = None
     ) -> Gradients:
         """As of any evaluation; copies have no parameters."""
-        total = Sums[Tensor]()
+        total: Gradients = []
         for level, run in enumerate(self._runs):
             here = {
                 i: e for i, e in errors.items() if self.structure.levels.get(i) == level
             }
             with_loss = loss and level == 0
             if here or with_loss:
-                total.add(run.gradients(here, with_loss, factor))
+                total += run.gradients(here, with_loss, factor)
         return total
 
     def zeros(self) -> dict[str, Tensor]:

@@ -160,22 +160,22 @@ MUTATIONS = {
         Mutation(
             "a parent is not told",
             "evaluation.py",
-            "for o in made_of for j in o.parents}",
-            "for o in made_of for j in o.parents[:1]}",
+            "parents = _each_once(o.parents for o in made_of)",
+            "parents = _each_once(o.parents[:1] for o in made_of)",
             AUTOGRAD,
         ),
         Mutation(
             "a module called twice learns once",
             "lessons.py",
-            "self.gradients.add(gradients)",
-            "self.gradients.update(gradients)",
+            "self._sums.add_one(id(leaf), gradient)",
+            "self._sums[id(leaf)] = gradient",
             AUTOGRAD,
         ),
         Mutation(
             "only the parent that came first is told",
             "evaluation.py",
-            "for o in made_of for j in o.parents}",
-            "for o in made_of for j in o.parents[:1]}",
+            "parents = _each_once(o.parents for o in made_of)",
+            "parents = _each_once(o.parents[:1] for o in made_of)",
             ORDER,
         ),
         Mutation(
