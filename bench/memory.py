@@ -39,7 +39,8 @@ def place(tensor: Tensor) -> tuple[int, int]:
 
     `data_ptr()` would not do: it makes the copy that a lazy clone has put off.
     """
-    return torch._C._data_address(tensor), tensor.untyped_storage().nbytes()
+    address = torch._C._data_address(tensor)  # type: ignore[attr-defined]
+    return address, tensor.untyped_storage().nbytes()
 
 
 class Saved:

@@ -38,7 +38,7 @@ def measure(
     calls = {BASELINE: lambda: case.closure().backward()}
     calls.update({label: entry.call(case) for label, entry in chosen.items()})
     timed = {label: blank(name, label) for label in calls}
-    rows = []
+    rows: list[dict[str, Any]] = []
     for label, call in calls.items():
         rule = chosen[label].rule if label in chosen else None
         steps = getattr(rule, "steps", None) or layers - 1
