@@ -101,6 +101,7 @@ class Graph:
         self.feedforward: Evaluation | None = None
         self.lessons: Lessons | None = None
         self.parameters_may_change = False
+        self._seen: tuple[int, ...] = ()
         self.learned: tuple[str, ...] = ()
         self.work = Work()
 
@@ -145,8 +146,9 @@ class Graph:
         self._last = None
         if values is not None or errors is not None:
             self.last = self.probe(values, errors)
-        elif self.feedforward is None:
+        elif self.feedforward is None or self._seen != self.versions():
             self.last = self.feedforward = self.probe()
+            self._seen = self.versions()
         else:
             self.last = self.feedforward
         return self.last

@@ -263,3 +263,16 @@ def test_no_two_vertices_of_fifty_share_a_row():
     axes = pc.cut([cell, out], closure).plot()
     heights = [text.xy[1] for text in axes.texts if text.get_text()]
     assert len(heights) == len(set(heights)) == 50
+
+
+def test_a_graph_sees_parameters_that_changed_since():
+    net = nn.Sequential(nn.Linear(2, 2), nn.Linear(2, 2)).double()
+    x = torch.ones(3, 2).double()
+    graph = pc.cut(net, lambda: net(x).square().sum())
+    before = graph.step_size()
+    with torch.no_grad():
+        net[1].weight.mul_(10)
+    after = graph.step_size()
+    assert after < before / 10
+    fresh = pc.cut(net, lambda: net(x).square().sum()).step_size()
+    assert after == pytest.approx(fresh, rel=1e-6)
