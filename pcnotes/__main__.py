@@ -41,6 +41,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return 0
     if options.json is not None and not options.json.parent.is_dir():
         parser.error(f"--json {options.json}: there is no folder {options.json.parent}")
+    if options.json is not None and options.json.is_dir():
+        parser.error(f"--json {options.json} is a folder; name a file in it")
     if options.command == "compare":
         return _compare(parser, options.model, options.json)
     verdicts = _verify(_chosen(parser, options.labels), options.trials, options.seed)

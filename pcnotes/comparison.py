@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -102,7 +102,11 @@ def compare(
     >>> [row["relative_error"] < 1e-12 for row in table.rows]
     [True, True]
     """
-    rules = [rules] if isinstance(rules, Rule) else list(rules)
+    if isinstance(rules, Rule):
+        rules = [rules]
+    elif not isinstance(rules, Iterable):
+        raise TypeError(f"rules must be a list of rules, got {rules!r}")
+    rules = list(rules)
     for rule in rules:
         check_rule(rule)
     names: dict[Tensor, str] = {p: name for name, p in named_parameters(model).items()}

@@ -212,14 +212,14 @@ class Evaluation:
         gradients = send([self._loss], [seed], [loss])
         for level, names in enumerate(self.structure.by_level):
             # Outputs that are not cut were part of the loss's own graph.
-            errors = {}
-            for i in names:
-                if level or self._is_cut(i):
-                    error = arrived.take(i)
-                    errors[i] = self._zero(i) if error is None else error
-            roots = [self._predictions[i] for i in errors]
-            made_of = [vertices[i] for i in errors]
-            gradients = gradients + send(roots, self._like(errors), made_of)
+            here = [i for i in names if level or self._is_cut(i)]
+            sums = {i: arrived.take(i) for i in here}
+            told = {i: e for i, e in sums.items() if e is not None}
+            roots = [self._predictions[i] for i in told]
+            made_of = [vertices[i] for i in told]
+            gradients = gradients + send(roots, self._like(told), made_of)
+            # Autograd may end on the way (a backward that returns None).
+            errors = {i: told[i] if i in told else self._zero(i) for i in here}
             if teach:
                 self._loss = self._loss.detach()
                 for i in names:
@@ -227,7 +227,7 @@ class Evaluation:
                     self._values.pop(i, None)
             yield Arrival(level, errors, gradients)
             # Nothing is kept that was handed over.
-            roots, errors, gradients = [], {}, []
+            roots, sums, told, errors, gradients = [], {}, {}, {}, []
 
     def adjoints(self) -> dict[str, Tensor]:
         """δ of the network as it stands here, its values' shifts held fixed."""

@@ -240,13 +240,20 @@ class Graph:
         lessons.hand_over()
         self.feedforward, self.parameters_may_change = None, True
 
-    def step_size(self, objective: Objective | None = None) -> float:
+    def step_size(self, rule: object | None = None) -> float:
         """The largest stable step of the strict rules at the feed-forward pass.
 
-        objective: the energy in question, with β = 1 and unit precisions if not given.
-        By power iteration on the inference Hessian, 2/λ with λ approached from below.
+        rule: whose energy is meant, `Strict(scale=0.1)` say; without one β = 1 and unit
+        precisions. By power iteration on the inference Hessian, 2/λ with λ approached
+        from below: keep a margin.
         """
-        return largest_step(self, Objective() if objective is None else objective)
+        if rule is not None and not hasattr(rule, "objective"):
+            raise TypeError(
+                "step_size takes a rule that descends an energy, such as "
+                f"pcnotes.Strict(), got {rule!r}"
+            )
+        own: Objective = Objective() if rule is None else rule.objective()
+        return largest_step(self, own)
 
     def settle(self) -> None:
         """Undo what differentiating moved: a checkpoint runs its modules again."""
@@ -288,6 +295,8 @@ class Graph:
         ):
             loss = self._closure()
         check_loss(loss)
+        if loss.grad_fn is None:
+            loss = loss.view_as(loss)  # a parameter
         if first:
             self.loss = loss.detach()
             self._replay.mark()
@@ -296,7 +305,8 @@ class Graph:
             tried = ", ".join(list(self._places.values())[:8]) or "none owns parameters"
             raise RuntimeError(
                 "no vertex was called: the closure called none of the chosen modules "
-                f"with gradients on and a real output. Chosen were: {tried}"
+                "with gradients on and a real output, or it ran another model than the "
+                f"one that was given. Chosen were: {tried}"
             )
         return loss, records
 
@@ -312,6 +322,7 @@ class Graph:
                 + path
                 for module, call, path in records
             }
+            _check_distinct(self._names)
         if list(self._names) != list(records):
             raise RuntimeError(
                 "the closure called other modules than in its first evaluation; it "
@@ -354,3 +365,16 @@ class Graph:
             f"edges, depth {s.depth}, {len(s.unreached)} unreached, "
             f"{'graded' if s.graded else 'not graded'})"
         )
+
+
+def _check_distinct(names: Mapping[Key, str]) -> None:
+    """A module called `a@2` beside two calls of `a`, say."""
+    owner: dict[str, Key] = {}
+    for key, name in names.items():
+        if name in owner:
+            raise ValueError(
+                f"two vertices would be called {name!r}, of the modules "
+                f"{owner[name][0]!r} and {key[0]!r}: rename one of them, or choose "
+                "other vertices with at="
+            )
+        owner[name] = key

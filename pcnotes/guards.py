@@ -35,7 +35,8 @@ def guarded(
     _running.active = True
     _running.records = records if is_cut else {}
     try:
-        with _eager(), _checkpoints_ignored(has_values), _entrance:
+        kept = _checkpoints_kept if has_values else nullcontext()
+        with _eager(), kept, _entrance:
             yield
     finally:
         _running.active = False
@@ -54,6 +55,8 @@ def check_loss(loss: Any) -> None:
             "closure must return a scalar loss; it returned a tensor of shape "
             f"{tuple(loss.shape)} (reduce it with .sum() or .mean())"
         )
+    if loss.is_meta:
+        raise ValueError("the loss is on the meta device, which holds no numbers")
     if not loss.is_floating_point():
         raise TypeError(f"the loss must be a floating-point tensor, it is {loss.dtype}")
     if not loss.requires_grad:
@@ -74,71 +77,59 @@ def _eager() -> AbstractContextManager[object]:
     return torch.compiler.set_stance("force_eager")
 
 
-@contextmanager
-def _checkpoints_ignored(ignored: bool) -> Iterator[None]:
-    """Activation checkpoints keep everything: what backward runs again has no hooks.
-
-    Harmless while every vertex hands its prediction on, and wrong with other values.
-    """
-    module, name = torch.utils.checkpoint, "_checkpoint_without_reentrant_generator"
-    plain = getattr(module, name, None)
-    if not ignored or plain is None:
-        yield
-        return
-
-    def keep(*arguments: Any, **options: Any) -> Iterator[None]:
-        yield
-
-    setattr(module, name, keep)
-    try:
-        yield
-    finally:
-        setattr(module, name, plain)
+def _keep(*arguments: Any, **options: Any) -> Iterator[None]:
+    yield
 
 
-class _Entrance:
-    """Autograd's one entrance, watched while any thread runs a closure.
+class _Switched:
+    """An attribute that is another one while any thread is inside."""
 
-    torch.autograd.grad, backward() and what is built on them all pass here, whatever
-    name they were imported by. A derivative through a cut would end there: a gradient
-    penalty, say, would silently lose all that lies before the last cut.
-    """
-
-    NAME = "_engine_run_backward"
-
-    def __init__(self) -> None:
+    def __init__(self, module: Any, name: str, other: Callable[..., Any]) -> None:
+        self._module, self._name, self._other = module, name, other
         self._lock = threading.Lock()
         self._users = 0
-        self._plain: Callable[..., Any]
+        self.plain: Callable[..., Any] | None = getattr(module, name, None)
 
     def __enter__(self) -> None:
         with self._lock:
             self._users += 1
-            if self._users == 1:
-                self._plain = getattr(torch.autograd, self.NAME)
-                setattr(torch.autograd, self.NAME, self._pass)
+            if self._users == 1 and hasattr(self._module, self._name):
+                self.plain = getattr(self._module, self._name)
+                setattr(self._module, self._name, self._other)
 
     def __exit__(self, *_: object) -> None:
         with self._lock:
             self._users -= 1
-            if self._users == 0:
-                setattr(torch.autograd, self.NAME, self._plain)
+            if self._users == 0 and self.plain is not None:
+                setattr(self._module, self._name, self.plain)
 
-    def _pass(self, ends: Any, *arguments: Any, **options: Any) -> Any:
-        records = getattr(_running, "records", {})
-        cuts = {str(k): r.value for k, r in records.items() if r.value is not None}
-        roots = [e for e in ends if isinstance(e, Tensor) and e.grad_fn is not None]
-        if cuts and any(origin.parents for origin in origins(roots, cuts)):
-            if options.get("accumulate_grad"):
-                raise RuntimeError(
-                    "the closure called backward(); it must only return the loss"
-                )
+
+def _pass(ends: Any, *arguments: Any, **options: Any) -> Any:
+    """What autograd is asked for inside a closure, unless it would end at a cut."""
+    records = getattr(_running, "records", {})
+    cuts = {str(k): r.value for k, r in records.items() if r.value is not None}
+    roots = [e for e in ends if isinstance(e, Tensor) and e.grad_fn is not None]
+    if cuts and any(origin.parents for origin in origins(roots, cuts)):
+        if options.get("accumulate_grad"):
             raise RuntimeError(
-                "the closure calls torch.autograd.grad through vertices of the cut "
-                "graph, where the gradient would end; a double backward is not "
-                "supported (choose vertices that lie outside of it with at=)"
+                "the closure called backward(); it must only return the loss"
             )
-        return self._plain(ends, *arguments, **options)
+        raise RuntimeError(
+            "the closure calls torch.autograd.grad through vertices of the cut graph, "
+            "where the gradient would end; a double backward is not supported (choose "
+            "vertices that lie outside of it with at=)"
+        )
+    assert _entrance.plain is not None
+    return _entrance.plain(ends, *arguments, **options)
 
 
-_entrance = _Entrance()
+# torch.autograd.grad, backward() and what is built on them all pass this entrance,
+# whatever name they were imported by. A derivative through a cut would end there: a
+# gradient penalty, say, would silently lose all that lies before the last cut.
+_entrance = _Switched(torch.autograd, "_engine_run_backward", _pass)
+
+# Activation checkpoints keep everything while other values than predictions go
+# downstream: what they run again in the backward pass has no hooks.
+_checkpoints_kept = _Switched(
+    torch.utils.checkpoint, "_checkpoint_without_reentrant_generator", _keep
+)

@@ -46,7 +46,9 @@ class Given(NamedTuple):
             what = "error" if self.shift else "value"
             raise ValueError(
                 f"the {what} given for module {key[0]!r} has shape "
-                f"{tuple(given.shape)}, its prediction {tuple(mu.shape)}"
+                f"{tuple(given.shape)}, its prediction {tuple(mu.shape)}. If you gave "
+                "none, the closure computes other shapes when values move (routing "
+                "that depends on them): it must do the same each time"
             )
         return mu.detach() - given if self.shift else given
 
@@ -69,9 +71,12 @@ def cutting(
     views: list[tuple[Key, Tensor]] = []
 
     def before(module: nn.Module, args: Any) -> None:
-        started[module].append(len(records))
+        if module in started:
+            started[module].append(len(records))
 
     def after(module: nn.Module, args: Any, named: Any, output: Any) -> Any:
+        if module not in calls:  # a copy that somebody made of the model, hooks and all
+            return None
         if module in started:
             has_inner = len(records) > started[module].pop()
             if has_inner and innermost:
@@ -79,6 +84,7 @@ def cutting(
         call = calls[module]
         calls[module] += 1
         handed: dict[int, Tensor] = {}  # a tensor returned twice is one vertex
+        returned: list[tuple[Key, Tensor]] = []
 
         def hand(path: str, mu: Tensor) -> Tensor:
             if not _can_be_cut(mu):
@@ -86,10 +92,15 @@ def cutting(
             if id(mu) not in handed:
                 key = (places[module], call, path)
                 records[key], handed[id(mu)] = _cut(mu, key, given)
-                if given is not None and _is_a_view_of_input(mu, args, named):
+                shared = [k for k, other in returned if _share_memory(mu, other)]
+                if shared or _is_a_view_of_input(mu, args, named):
                     views.append((key, handed[id(mu)]))
+                    views.extend((k, passed[k]) for k in shared)
+                returned.append((key, mu))
+                passed[key] = handed[id(mu)]
             return handed[id(mu)]
 
+        passed: dict[Key, Tensor] = {}
         return map_tensors(output, hand)
 
     handles = [m.register_forward_pre_hook(before) for m in enclosing]
@@ -97,6 +108,8 @@ def cutting(
     try:
         yield records
     finally:
+        calls.clear()  # copies of our hooks, if any, do nothing from here on
+        started.clear()
         for handle in handles:
             handle.remove()
     if given is not None:
@@ -106,6 +119,8 @@ def cutting(
 def _can_be_cut(mu: Tensor) -> bool:
     """A real tensor with a gradient, under no transform that hooks cannot see."""
     if not (mu.requires_grad and mu.is_floating_point()):
+        return False
+    if mu.layout != torch.strided or mu.is_nested:
         return False
     wrapped = torch._C._functorch.is_functorch_wrapped_tensor(mu)
     return not wrapped and forward_ad._current_level < 0
@@ -156,6 +171,15 @@ def _is_a_view_of_input(mu: Tensor, args: Any, named: Any) -> bool:
     return any(torch._C._is_alias_of(mu, x) for x in found)  # type: ignore[attr-defined]
 
 
+def _share_memory(mu: Tensor, other: Tensor) -> bool:
+    """Whether one output of a module is a view of another, or both of a third."""
+    if not (mu._is_view() or other._is_view()):
+        return False
+    return (mu._base if mu._is_view() else mu) is (
+        other._base if other._is_view() else other
+    )
+
+
 def _check_in_place(
     records: Mapping[Key, Record], views: list[tuple[Key, Tensor]]
 ) -> None:
@@ -171,8 +195,8 @@ def _check_in_place(
     for (module, _, path), passed in views:
         if passed._version:
             raise RuntimeError(
-                f"the output {module + path!r} was modified in place; it is a view of "
-                "what went into the module, and after a cut that does not change with "
-                "it. Use an operation that is not in place, or choose other vertices "
-                "with at="
+                f"the output {module + path!r} was modified in place; it shares memory "
+                "with what went into the module or with another of its outputs, and "
+                "after a cut that does not change with it. Use an operation that is "
+                "not in place, or choose other vertices with at="
             )

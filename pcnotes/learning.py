@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import numbers
 from collections.abc import Iterator
 from functools import cached_property
 
+import torch
 from torch import Tensor
 
 from .evaluation import Errors
@@ -144,25 +146,31 @@ def infer(
 
 
 def _states(graph: Graph, rule: Rule) -> Iterator[State]:
-    with graph.unwinding():
-        state = None
-        descends = objective(rule)
-        versions = graph.versions()
-        for step, errors in enumerate(run(rule, graph)):
-            if state is not None:
-                state._is_past()
-            state = State(step, graph, errors, descends)
-            graph.learned = ()
-            yield state
-            if not graph.parameters_may_change and graph.versions() != versions:
-                raise RuntimeError(
-                    f"parameters were changed between two states of {rule!r}; finish "
-                    "inference first, or learn at every step with pcnotes.Incremental"
-                )
+    descends, steps = objective(rule), enumerate(run(rule, graph))
+    with graph.unwinding():  # from here on the model is as after one evaluation
+        step, errors = next(steps)
+    while True:
+        state = State(step, graph, errors, descends)
+        graph.learned, versions = (), graph.versions()
+        yield state
+        if not graph.parameters_may_change and graph.versions() != versions:
+            raise RuntimeError(
+                f"parameters were changed between two states of {rule!r}; finish "
+                "inference first, or learn at every step with pcnotes.Incremental"
+            )
+        try:
+            step, errors = next(steps)
+        except StopIteration:
+            return
+        state._is_past()
 
 
 def _check_gradient(gradient: object) -> None:
-    is_number = isinstance(gradient, int | float) and not isinstance(gradient, bool)
+    is_number = isinstance(gradient, numbers.Real) and not isinstance(gradient, bool)
     is_scalar = isinstance(gradient, Tensor) and gradient.ndim == 0
+    if isinstance(gradient, Tensor) and (
+        gradient.is_complex() or gradient.dtype == torch.bool
+    ):
+        is_scalar = False
     if gradient is not None and not is_number and not is_scalar:
         raise TypeError(f"gradient must be a number or a 0-d tensor, got {gradient!r}")

@@ -41,6 +41,11 @@ class LevelledGraph:
             for j in graph.hidden
             for q in range(copies.get(j, 0) + 1)
         }
+        if len(self.source) < len(graph.hidden) + total:
+            raise ValueError(
+                "the names of identity vertices, such as 'a+1', are taken by modules "
+                "of the model: rename these"
+            )
 
     @property
     def hidden(self) -> tuple[str, ...]:

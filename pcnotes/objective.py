@@ -126,8 +126,10 @@ class Objective:
         v = at.values[name].detach().requires_grad_()
         with torch.enable_grad():
             local = _local(energy, name, mu, v)
-        found = torch.autograd.grad(local, [mu, v], allow_unused=True)
-        if not local.requires_grad or None in found:
+        found: Any = (None,)
+        if local.requires_grad:
+            found = torch.autograd.grad(local, [mu, v], allow_unused=True)
+        if None in found:
             raise RuntimeError(
                 f"the energy of {name!r} does not depend on both the prediction and "
                 "the value, or not differentiably"
@@ -199,6 +201,8 @@ def _by_vertex(what: str, given: Any, hidden: tuple[str, ...]) -> dict[str, Any]
         return dict.fromkeys(hidden, given)
     chosen: dict[str, Any] = {}
     for pattern, item in given.items():
+        if not isinstance(pattern, str):
+            raise TypeError(f"{what}: names of vertices are words, got {pattern!r}")
         found = [i for i in hidden if matches(pattern, i)]
         if not found:
             raise ValueError(
@@ -210,9 +214,16 @@ def _by_vertex(what: str, given: Any, hidden: tuple[str, ...]) -> dict[str, Any]
 
 
 def _check_precision(value: Any) -> None:
+    if isinstance(value, Tensor) and not value.is_floating_point():
+        raise TypeError(f"precision must be a real tensor, it is {value.dtype}")
     if isinstance(value, Tensor):
         if not bool((value > 0).all() and torch.isfinite(value).all()):
             raise ValueError("precision must be positive and finite everywhere")
+    elif isinstance(value, list | tuple):
+        raise TypeError(
+            "precision must be a positive number, a tensor that is broadcast, or "
+            f"{{vertex: such}}; make a tensor of {value!r}"
+        )
     else:
         positive("precision", value)
 

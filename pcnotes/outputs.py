@@ -33,8 +33,12 @@ def map_tensors(
     if isinstance(output, list | tuple):
         items = [map_tensors(x, change, f"{path}[{i}]") for i, x in enumerate(output)]
         if isinstance(output, list):
-            return items
-        return type(output)(*items) if hasattr(output, "_fields") else tuple(items)
+            replaced_list = copy.copy(output)  # keeps subclasses
+            replaced_list[:] = items
+            return replaced_list
+        if hasattr(output, "_fields"):
+            return type(output)(*items)
+        return type(output)(items)  # torch.return_types, too
     if dataclasses.is_dataclass(output) and not isinstance(output, type):
         replaced: Any = copy.copy(output)
         for field in dataclasses.fields(output):

@@ -8,79 +8,132 @@ say), and afterwards both must be where one evaluation leaves them.
 from __future__ import annotations
 
 import random
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
 
-class _Buffer(NamedTuple):
-    module: nn.Module
-    name: str
-    tensor: Tensor
-    before: Tensor
-
-
 class Replay:
     """Random states and buffers as they were when this object was made."""
 
     def __init__(self, modules: Sequence[nn.Module]) -> None:
-        self._buffers = _buffers(modules)
+        self._modules = modules
         self._devices = _devices(modules)
         self._random = _random_states(self._devices)
-        self._marked: list[tuple[_Buffer, int]] = []
+        self._before = Buffers(modules)
+        self._after: Buffers | None = None
 
     def rewind(self) -> None:
         """Put everything back."""
-        for module, name, tensor, before in self._buffers:
-            # .data: invisible to autograd, which may have saved the buffer for backward
-            tensor.data.copy_(before)
-            module._buffers[name] = tensor
+        self._before.restore()
         _set_random_states(self._devices, self._random)
 
     def mark(self) -> None:
         """Remember where the first evaluation left the buffers."""
-        now = [(b.module, b.name, b.module._buffers[b.name]) for b in self._buffers]
-        self._marked = [
-            (_Buffer(m, n, t, t.detach().clone()), t._version)
-            for m, n, t in now
-            if t is not None
-        ]
+        self._after = Buffers(self._modules, unlike=self._before)
 
     def settle(self) -> None:
         """Put the buffers there again."""
-        for (module, name, tensor, content), version in self._marked:
-            if tensor._version != version:
-                tensor.data.copy_(content)
-            module._buffers[name] = tensor
+        if self._after is not None:
+            self._after.restore()
 
     @contextmanager
     def again(self) -> Iterator[None]:
         """A second evaluation: starts where the first did, leaves nothing moved."""
-        found = _random_states(self._devices)
-        bound = [
-            (b.module, b.name, b.module._buffers.get(b.name)) for b in self._buffers
-        ]
-        scratch = {id(b.tensor): b.before.clone() for b in self._buffers}
+        states = _random_states(self._devices)
+        bound = [(m, dict(m._buffers)) for m in self._modules]
         _set_random_states(self._devices, self._random)
-        for b in self._buffers:
-            b.module._buffers[b.name] = scratch[id(b.tensor)]
+        self._before.lend_copies()
         try:
             yield
         finally:
-            for module, name, tensor in bound:
-                module._buffers[name] = tensor
-            _set_random_states(self._devices, found)
+            _bind(bound)
+            _set_random_states(self._devices, states)
+
+
+class Buffers:
+    """Which buffers some modules have, and what these hold, as of now.
+
+    unlike: keep only what is not as it was then.
+    """
+
+    def __init__(
+        self, modules: Sequence[nn.Module], unlike: Buffers | None = None
+    ) -> None:
+        self._bound = [(m, dict(m._buffers)) for m in modules]
+        self._contents: dict[int, tuple[Tensor, Any]] = {}
+        for t in (t for _, named in self._bound for t in named.values()):
+            if t is None or t.is_meta or (unlike is not None and unlike.has(t)):
+                continue
+            self._contents[id(t)] = (t, _content(t))
+
+    def has(self, t: Tensor) -> bool:
+        """Whether this buffer holds now what it held then."""
+        if id(t) not in self._contents:
+            return False
+        return torch.equal(_copy_of(t, self._contents[id(t)][1]), t)
+
+    def restore(self) -> None:
+        """The same buffers again, with the same contents."""
+        for t, content in self._contents.values():
+            # Invisible to autograd, which may have saved the buffer for backward; and
+            # whatever its version says, which batch norm leaves as it is.
+            if isinstance(content, Tensor):
+                t.data.copy_(content)
+            else:
+                t.untyped_storage().copy_(content)
+        _bind(self._bound)
+
+    def lend_copies(self) -> None:
+        """Copies in their place; views of one memory are such again."""
+        memories: dict[int, Any] = {}
+        copies: dict[int, Tensor] = {}
+        for key, (t, content) in self._contents.items():
+            if not t.requires_grad:  # whose gradient belongs to it, not to a copy
+                where = (
+                    key if isinstance(content, Tensor) else t.untyped_storage()._cdata
+                )
+                memory = memories.setdefault(where, content.clone())
+                copies[key] = _copy_of(t, memory)
+        _bind(
+            [
+                (m, {k: copies.get(id(t), t) for k, t in named.items()})
+                for m, named in self._bound
+            ]
+        )
+
+
+def _bind(buffers: Iterable[tuple[nn.Module, Mapping[str, Tensor | None]]]) -> None:
+    for module, named in buffers:
+        module._buffers.clear()
+        module._buffers.update(named)
+
+
+def _copy_of(tensor: Tensor, content: Any) -> Tensor:
+    """This content, laid out like the tensor that it was taken from."""
+    if isinstance(content, Tensor):
+        return content
+    return torch.empty(0, dtype=tensor.dtype, device=tensor.device).set_(
+        content, tensor.storage_offset(), tensor.size(), tensor.stride()
+    )
+
+
+def _content(tensor: Tensor) -> Any:
+    """Its memory, whose layout a copy then shares; of other kinds a tensor."""
+    if tensor.layout == torch.strided and type(tensor) is Tensor:
+        return tensor.untyped_storage().clone()
+    return tensor.detach().clone()
 
 
 @contextmanager
 def refuse_changes(modules: Sequence[nn.Module]) -> Iterator[None]:
     """Undo and refuse whatever happens to a parameter's `.grad` in here."""
     parameters = {p: None for m in modules for p in m._parameters.values()}
-    saved = [(p, p.grad, _content(p.grad)) for p in parameters if p is not None]
+    saved = [(p, p.grad, _grad_now(p.grad)) for p in parameters if p is not None]
     try:
         yield
     finally:
@@ -100,7 +153,7 @@ def refuse_changes(modules: Sequence[nn.Module]) -> Iterator[None]:
         )
 
 
-def _content(grad: Tensor | None) -> tuple[int | None, Tensor | None]:
+def _grad_now(grad: Tensor | None) -> tuple[int | None, Tensor | None]:
     return _version(grad), None if grad is None else grad.clone()
 
 
@@ -110,19 +163,8 @@ def _same(grad: Tensor | None, before: Tensor | None) -> bool:
     return grad.layout == before.layout and bool(torch.equal(grad, before))
 
 
-def _version(grad: Tensor | None) -> int | None:
-    return None if grad is None else grad._version
-
-
-def _buffers(modules: Sequence[nn.Module]) -> list[_Buffer]:
-    found = [
-        (module, name, tensor)
-        for module in modules
-        for name, tensor in module._buffers.items()
-        if tensor is not None
-    ]
-    before = {id(t): t.detach().clone() for _, _, t in found}
-    return [_Buffer(m, n, t, before[id(t)]) for m, n, t in found]
+def _version(tensor: Tensor | None) -> int | None:
+    return None if tensor is None or tensor.is_inference() else tensor._version
 
 
 def _devices(modules: Sequence[nn.Module]) -> list[torch.device]:

@@ -103,6 +103,7 @@ def fit(
     from tqdm import tqdm  # importing pcnotes imports torch and numpy only
 
     _check(model, batches, optimizer, rule, patience, evaluate)
+    _check_functions(loss_fn, evaluate, seed)
     epochs = count("epochs", epochs)
     rows: list[dict[str, float]] = []
     best: tuple[float, int] | None = None
@@ -116,8 +117,9 @@ def fit(
                 losses.append(_step(model, x, y, loss_fn, optimizer, rule, at))
             if not losses:
                 raise ValueError(
-                    f"batches gave nothing in epoch {epoch}: a generator is used up "
-                    "after one pass; give a list or a DataLoader"
+                    f"batches gave nothing in epoch {epoch}: it is empty, or a "
+                    "generator that is used up after one pass; give a list or a "
+                    "DataLoader"
                 )
             row: dict[str, float] = {"epoch": epoch, "loss": _mean(losses)}
             if evaluate is not None:
@@ -198,6 +200,18 @@ def _check(
         count("patience", patience)
         if evaluate is None:
             raise ValueError("patience watches what evaluate returns: give evaluate=")
+
+
+def _check_functions(loss_fn: Any, evaluate: Any, seed: Any) -> None:
+    if not callable(loss_fn) or isinstance(loss_fn, type):
+        raise TypeError(
+            "loss_fn must be a function (prediction, y) -> scalar tensor, such as "
+            f"torch.nn.functional.mse_loss or torch.nn.MSELoss(), got {loss_fn!r}"
+        )
+    if evaluate is not None and not callable(evaluate):
+        raise TypeError(f"evaluate must be a function of the model, got {evaluate!r}")
+    if seed is not None and (not isinstance(seed, int) or isinstance(seed, bool)):
+        raise TypeError(f"seed must be a whole number, got {seed!r}")
 
 
 def _pairs(batches: Iterable[Any]) -> Iterator[tuple[Any, Any]]:

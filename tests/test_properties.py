@@ -569,7 +569,7 @@ def test_the_step_size_offered_is_just_stable(dag, beta):
     assume(len(dense.v))
     largest = _largest(dense.energy_hessian + beta * dense.curvature)
     graph = pc.cut(dag, dag, at=dag.parts)
-    offered = graph.step_size(pc.Strict(scale=beta).objective())
+    offered = graph.step_size(pc.Strict(scale=beta))
     assert 1 - 1e-6 <= offered * largest / 2 <= 1.1
 
 

@@ -18,7 +18,6 @@ from zoo import ZOO
 import pcnotes as pc
 from pcnotes import levelling
 from pcnotes.models import Shortcut
-from pcnotes.objective import Objective
 from pcnotes.rules import label
 
 
@@ -197,7 +196,7 @@ def test_the_step_size_is_two_over_the_largest_eigenvalue(beta):
     net, closure, (x, y) = chain()
     values = descended_by_hand(net, x, y, 0.1, 0)
     largest = float(torch.linalg.eigvalsh(hessian(net, x, y, values, beta))[-1])
-    step = pc.cut(net, closure).step_size(Objective(scale=beta))
+    step = pc.cut(net, closure).step_size(pc.Strict(scale=beta))
     assert 2 / largest <= step * (1 + 1e-6)  # approached from below
     assert step < 1.05 * 2 / largest
 

@@ -163,7 +163,7 @@ BAD = {
     "no epochs": ({"epochs": 0}, ValueError, "epochs must be at least 1"),
     "half an epoch": ({"epochs": 0.5}, TypeError, "epochs must be a whole number"),
     "no batches": ({"batches": 3}, TypeError, "batches must be an iterable"),
-    "empty batches": ({"batches": []}, ValueError, "batches gave nothing in epoch 1"),
+    "empty batches": ({"batches": []}, ValueError, "nothing in epoch 1: it is empty"),
     "triples": ({"batches": [(1, 2, 3)]}, TypeError, "one of them has '3 parts'"),
     "patience alone": ({"patience": 2}, ValueError, "give evaluate="),
     "a word for a number": (
@@ -196,7 +196,7 @@ def test_bad_input(name):
 def test_a_generator_that_is_used_up_is_named():
     net, x, y = problem()
     optimizer = torch.optim.SGD(net.parameters(), lr=0.1)
-    with pytest.raises(ValueError, match="epoch 2: a generator is used up"):
+    with pytest.raises(ValueError, match="epoch 2: it is empty, or a generator"):
         pc.fit(
             net, iter(pairs(x, y)), F.mse_loss, optimizer, rule=pc.Exact(), epochs=2,
             progress=False,

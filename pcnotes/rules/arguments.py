@@ -9,6 +9,8 @@ from typing import TypeGuard
 import numpy as np
 from torch import Tensor
 
+from ..objective import positive
+
 
 def count(name: str, value: object) -> int:
     """A whole number from 1 on."""
@@ -20,6 +22,15 @@ def count(name: str, value: object) -> int:
         raise TypeError(f"{name} must be a whole number, got {value!r}") from None
     if number < 1:
         raise ValueError(f"{name} must be at least 1, got {value!r}")
+    return number
+
+
+def share(name: str, value: float | None) -> float | None:
+    """A number between 0 and 1, both excluded, or None."""
+    if value is None:
+        return None
+    if (number := positive(name, value)) >= 1:
+        raise ValueError(f"{name} must be below 1, a share, got {value!r}")
     return number
 
 

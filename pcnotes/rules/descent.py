@@ -11,6 +11,7 @@ from torch import Tensor
 from ..evaluation import Errors, Evaluation
 from ..graph import Graph
 from ..objective import Objective, norm
+from .protocol import label
 
 # A stable descent never raises the energy. Past this factor the parameters would learn
 # from an iteration that is running away.
@@ -73,8 +74,8 @@ class Descent(ABC):
     def diverged(self, what: str) -> FloatingPointError:
         """The exception, with the step that theory allows."""
         return FloatingPointError(
-            f"{self.rule} diverged: {what} after {self.step} steps. {self.advice()} If "
-            "the loss is unbounded below, no step size helps"
+            f"{label(self.rule)} diverged: {what} after {self.step} steps. "
+            f"{self.advice()} If the loss is unbounded below, no step size helps"
         )
 
     def advice(self) -> str:
@@ -115,10 +116,10 @@ class InValues(Descent):
 
     def advice(self) -> str:
         """What theory allows at the feed-forward pass."""
-        largest = self.graph.step_size(self.objective)
+        largest = self.graph.step_size(self.rule)
         return (
             "At the feed-forward pass the largest stable step_size is about "
-            f"{largest:.2g} (graph.step_size()): take less, or a smaller scale."
+            f"{largest:.2g} (graph.step_size(rule)): take less, or a smaller scale."
         )
 
 

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from ..evaluation import Errors
 from ..graph import Graph
 from ..objective import Objective, positive
-from .arguments import count
+from .arguments import count, share
 from .descent import InErrors
 
 
@@ -45,8 +45,7 @@ class ErrorOptimisation:
     def __post_init__(self) -> None:
         object.__setattr__(self, "step_size", positive("step_size", self.step_size))
         object.__setattr__(self, "steps", count("steps", self.steps))
-        if self.tolerance is not None:
-            positive("tolerance", self.tolerance)
+        object.__setattr__(self, "tolerance", share("tolerance", self.tolerance))
         self.objective()
 
     def objective(self) -> Objective:

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from ..evaluation import Errors
 from ..graph import Graph
 from ..objective import LocalEnergy, Objective, Precision, positive
-from .arguments import count
+from .arguments import count, share
 from .descent import InValues
 
 
@@ -24,8 +24,9 @@ class Strict:
     Bogacz 2017) and a change of scale does not change the learning rate. In general it
     is *not* backpropagation's gradient.
 
-    step_size: > 0; beyond `graph.step_size()` inference diverges, which raises. scale:
-    β, the weight of the loss; with a loss that is a mean over B samples, scale=B
+    step_size: > 0; beyond `graph.step_size(rule)` inference diverges. It raises when
+    the energy is not finite or has grown ten-fold by the end. scale: β, the weight of
+    the loss; with a loss that is a mean over B samples, scale=B
     restores each sample's own error. tolerance: stop once ‖∇E‖ in the values has fallen
     to this share of its first value. precision: π > 0 for hidden energies ½π‖μ - v‖², a
     number, a tensor that is broadcast, or {vertex: such}. energy: another local energy,
@@ -53,8 +54,7 @@ class Strict:
     def __post_init__(self) -> None:
         object.__setattr__(self, "step_size", positive("step_size", self.step_size))
         object.__setattr__(self, "steps", count("steps", self.steps))
-        if self.tolerance is not None:
-            positive("tolerance", self.tolerance)
+        object.__setattr__(self, "tolerance", share("tolerance", self.tolerance))
         self.objective()
 
     def objective(self) -> Objective:
