@@ -188,15 +188,15 @@ MUTATIONS = {
         Mutation(
             "errors lose three digits on the way",
             "evaluation.py",
-            "send(roots, self._like(errors),",
-            "send(roots, [(e + 1e3) - 1e3 for e in self._like(errors)],",
+            "send(roots, self._like(told),",
+            "send(roots, [(e + 1e3) - 1e3 for e in self._like(told)],",
             FLOAT32,
         ),
         Mutation(
             "errors change sign on the way",
             "evaluation.py",
-            "send(roots, self._like(errors),",
-            "send(roots, [-e for e in self._like(errors)],",
+            "send(roots, self._like(told),",
+            "send(roots, [-e for e in self._like(told)],",
             BITS,
         ),
         Mutation(

@@ -26,12 +26,12 @@ class Strict:
 
     step_size: > 0; beyond `graph.step_size(rule)` inference diverges. It raises when
     the energy is not finite or has grown ten-fold by the end. scale: β, the weight of
-    the loss; with a loss that is a mean over B samples, scale=B
-    restores each sample's own error. tolerance: stop once ‖∇E‖ in the values has fallen
-    to this share of its first value. precision: π > 0 for hidden energies ½π‖μ - v‖², a
-    number, a tensor that is broadcast, or {vertex: such}. energy: another local energy,
-    a function (μ, v) -> scalar, or {vertex: such} (Pinchetti et al. 2022). Vertices in
-    such mappings are names with `*` and `**` as in at=.
+    the loss; with a loss that is a mean over B samples, scale=B restores each sample's
+    own error. tolerance: stop once ‖∇E‖ in the values has fallen to this share of its
+    first value. precision: π > 0 for hidden energies ½π‖μ - v‖², a number, a tensor
+    that is broadcast, or {vertex: such}. energy: another local energy, a function (μ,
+    v) -> scalar, or {vertex: such} (Pinchetti et al. 2022). Vertices in such mappings
+    are names with `*` and `**` as in at=.
 
     The displacement from the feed-forward pass is what is integrated: small errors keep
     their digits.
