@@ -66,10 +66,11 @@ class Buffers:
     ) -> None:
         self._bound = [(m, dict(m._buffers)) for m in modules]
         self._contents: dict[int, tuple[Tensor, Any]] = {}
+        shared = _shared(t for _, named in self._bound for t in named.values())
         for t in (t for _, named in self._bound for t in named.values()):
             if t is None or t.is_meta or (unlike is not None and unlike.has(t)):
                 continue
-            self._contents[id(t)] = (t, _content(t))
+            self._contents[id(t)] = (t, _content(t, id(t) in shared))
 
     def has(self, t: Tensor) -> bool:
         """Whether this buffer holds now what it held then."""
@@ -122,11 +123,25 @@ def _copy_of(tensor: Tensor, content: Any) -> Tensor:
     )
 
 
-def _content(tensor: Tensor) -> Any:
-    """Its memory, whose layout a copy then shares; of other kinds a tensor."""
-    if tensor.layout == torch.strided and type(tensor) is Tensor:
+def _content(tensor: Tensor, shared: bool) -> Any:
+    """A tensor; where memory is shared, the memory, for copies to share alike."""
+    if shared and tensor.layout == torch.strided and type(tensor) is Tensor:
         return tensor.untyped_storage().clone()
     return tensor.detach().clone()
+
+
+def _shared(tensors: Iterable[Tensor | None]) -> set[int]:
+    """Which of them lie in a memory that is not theirs alone, or not simply filled."""
+    by_memory: dict[int, set[int]] = {}
+    shared: set[int] = set()
+    for t in tensors:
+        if t is None or t.is_meta or t.layout != torch.strided:
+            continue
+        memory = t.untyped_storage()
+        by_memory.setdefault(memory._cdata, set()).add(id(t))
+        if memory.nbytes() != t.nbytes or not t.is_contiguous():
+            shared.add(id(t))
+    return shared.union(*(ids for ids in by_memory.values() if len(ids) > 1))
 
 
 @contextmanager
