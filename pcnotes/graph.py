@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from .evaluation import Errors, Evaluation, Uncut, Work
-from .guards import check_loss, guarded, refuse_nesting
+from .guards import check_loss, guarded, refuse_nesting, runs_again
 from .hooks import Given, Key, Record, cutting
 from .lessons import Lessons
 from .objective import Objective, largest_step
@@ -299,7 +299,8 @@ class Graph:
             loss = loss.view_as(loss)  # a parameter
         if first:
             self.loss = loss.detach()
-            self._replay.mark()
+            if runs_again():
+                self._replay.mark()
         self.work.evaluations += 1
         if not records:
             tried = ", ".join(list(self._places.values())[:8]) or "none owns parameters"

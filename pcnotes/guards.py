@@ -32,11 +32,10 @@ def guarded(
     records: what the hooks keep. has_values: whether other values than predictions go
     downstream.
     """
-    _running.active = True
-    _running.records = records if is_cut else {}
+    _running.active, _running.checkpoints = True, 0
+    _running.records, _running.has_values = (records if is_cut else {}), has_values
     try:
-        kept = _checkpoints_kept if has_values else nullcontext()
-        with _eager(), kept, _entrance:
+        with _eager(), _checkpoints, _entrance:
             yield
     finally:
         _running.active = False
@@ -77,7 +76,25 @@ def _eager() -> AbstractContextManager[object]:
     return torch.compiler.set_stance("force_eager")
 
 
-def _keep(*arguments: Any, **options: Any) -> Iterator[None]:
+def runs_again() -> bool:
+    """Whether the closure that ran last had checkpoints, which backward runs again."""
+    return getattr(_running, "checkpoints", 0) > 0
+
+
+def _checkpoint(*arguments: Any, **options: Any) -> Iterator[None]:
+    """A checkpoint keeps everything while other values than predictions go downstream.
+
+    What it runs again in the backward pass has no hooks.
+    """
+    if getattr(_running, "active", False):
+        if _running.has_values:
+            return _keep()
+        _running.checkpoints += 1
+    assert _checkpoints.plain is not None
+    return _checkpoints.plain(*arguments, **options)
+
+
+def _keep() -> Iterator[None]:
     yield
 
 
@@ -128,8 +145,6 @@ def _pass(ends: Any, *arguments: Any, **options: Any) -> Any:
 # gradient penalty, say, would silently lose all that lies before the last cut.
 _entrance = _Switched(torch.autograd, "_engine_run_backward", _pass)
 
-# Activation checkpoints keep everything while other values than predictions go
-# downstream: what they run again in the backward pass has no hooks.
-_checkpoints_kept = _Switched(
-    torch.utils.checkpoint, "_checkpoint_without_reentrant_generator", _keep
+_checkpoints = _Switched(
+    torch.utils.checkpoint, "_checkpoint_without_reentrant_generator", _checkpoint
 )
