@@ -110,8 +110,12 @@ class Buffers:
 
 def _bind(buffers: Iterable[tuple[nn.Module, Mapping[str, Tensor | None]]]) -> None:
     for module, named in buffers:
-        module._buffers.clear()
-        module._buffers.update(named)
+        if isinstance(module._buffers, dict):
+            module._buffers.clear()
+            module._buffers.update(named)
+        else:  # a scripted module, whose buffers can be exchanged but not listed anew
+            for name, tensor in named.items():
+                module._buffers[name] = tensor
 
 
 def _copy_of(tensor: Tensor, content: Any) -> Tensor:

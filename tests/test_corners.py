@@ -335,3 +335,18 @@ def test_routing_that_depends_on_values_is_named():
     net = nn.ModuleList([gate, experts, out])
     with pytest.raises(ValueError, match="routing that depends on them"):
         pc.backward(net, closure, pc.Strict(0.01, 400))
+
+
+def test_buffers_of_scripted_modules_move_once_too():
+    def make():
+        torch.manual_seed(0)
+        norm = torch.jit.script(nn.BatchNorm1d(3))
+        net = nn.Sequential(norm, nn.Linear(3, 3), nn.Linear(3, 2)).double()
+        return net, lambda: net(X).square().sum()
+
+    net, closure = make()
+    closure()
+    after = [b.clone() for b in net.buffers()]
+    net, closure = make()
+    pc.backward(net, closure, pc.Strict(0.01, 3))
+    assert all(map(torch.equal, net.buffers(), after))
