@@ -21,6 +21,7 @@ from .models import Recurrent, convolutional, perceptron
 from .rules import ZIL, ErrorOptimisation, Exact, FixedPrediction, Rule, Strict
 from .selection import At, Models, modules_of
 from .tables import Table
+from .threads import one_thread
 
 REPETITIONS = 5
 LONG_ENOUGH = 0.3  # seconds for one rule; a demonstration should not make wait
@@ -143,7 +144,7 @@ def look(subject: Subject, tell: Callable[[int], object]) -> Finding:
     graph = cut(subject.model, subject.closure, subject.at)
     chosen = rules(graph)
     comparison: Comparison | None = None
-    with _one_thread():
+    with one_thread():
         for rule in chosen:
             found = compare(subject.model, subject.closure, [rule], subject.at)
             comparison = found if comparison is None else comparison + found
@@ -192,16 +193,6 @@ def _undisturbed(model: Models) -> Iterator[None]:
                 p.grad = gradient
             for b, before in buffers:
                 b.data.copy_(before)
-
-
-@contextmanager
-def _one_thread() -> Iterator[None]:
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(threads)
 
 
 def _parameters(model: Models) -> int:

@@ -46,9 +46,11 @@ class Sums(dict[Name, Tensor]):
     tensor, and only what is a sum already is added to in place.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, *terms: Mapping[Name, Tensor]) -> None:
         super().__init__()
         self._own: set[Name] = set()
+        for each in terms:
+            self.add(each)
 
     def add(self, terms: Mapping[Name, Tensor]) -> None:
         """Entry by entry; a new name begins with its term."""
@@ -152,7 +154,7 @@ class Evaluation:
         values = {i: self._values[i] for i in near + cut}
         direct = self._pull([self._loss], [None], values)
         errors = {i: direct.pop(i) for i in cut if i in direct}
-        return add(direct, self.vjp(errors))
+        return Sums(direct, self.vjp(errors))
 
     def vjp(self, errors: Errors) -> dict[str, Tensor]:
         """Jᵀε: the given vertices' errors carried to the values of their parents.
@@ -177,7 +179,7 @@ class Evaluation:
         """
         g = self.loss_gradient
         weighted = g if loss == 1 else {i: loss * e for i, e in g.items()}
-        arrived = add(self.vjp(errors), weighted)
+        arrived = Sums(self.vjp(errors), weighted)
         return {i: arrived[i] if i in arrived else self._zero(i) for i in self.hidden}
 
     def zeros(self) -> dict[str, Tensor]:
@@ -349,14 +351,6 @@ class Uncut:
         (origin,) = origins([self._loss], {})
         seed = None if factor is None else factor * torch.ones_like(self._loss)
         return _given(origin.leaves, _grad([self._loss], [], [seed], origin.leaves))
-
-
-def add(left: Errors, right: Errors) -> dict[str, Tensor]:
-    """Entry by entry; an entry of one side only is kept."""
-    total = dict(left)
-    for i, tensor in right.items():
-        total[i] = total[i] + tensor if i in total else tensor
-    return total
 
 
 def _grad(

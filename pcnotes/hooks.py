@@ -84,23 +84,21 @@ def cutting(
         call = calls[module]
         calls[module] += 1
         handed: dict[int, Tensor] = {}  # a tensor returned twice is one vertex
-        returned: list[tuple[Key, Tensor]] = []
+        returned: list[tuple[Key, Tensor, Tensor]] = []
 
         def hand(path: str, mu: Tensor) -> Tensor:
             if not _can_be_cut(mu):
                 return mu
             if id(mu) not in handed:
                 key = (places[module], call, path)
-                records[key], handed[id(mu)] = _cut(mu, key, given)
-                shared = [k for k, other in returned if _share_memory(mu, other)]
+                records[key], passed = _cut(mu, key, given)
+                shared = [(k, p) for k, m, p in returned if _share_memory(mu, m)]
                 if shared or _is_a_view_of_input(mu, args, named):
-                    views.append((key, handed[id(mu)]))
-                    views.extend((k, passed[k]) for k in shared)
-                returned.append((key, mu))
-                passed[key] = handed[id(mu)]
+                    views.extend([(key, passed), *shared])
+                returned.append((key, mu, passed))
+                handed[id(mu)] = passed
             return handed[id(mu)]
 
-        passed: dict[Key, Tensor] = {}
         return map_tensors(output, hand)
 
     handles = [m.register_forward_pre_hook(before) for m in enclosing]

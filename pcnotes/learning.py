@@ -152,6 +152,7 @@ def _states(graph: Graph, rule: Rule) -> Iterator[State]:
     while True:
         state = State(step, graph, errors, descends)
         graph.learned, versions = (), graph.versions()
+        graph.settle()
         yield state
         if not graph.parameters_may_change and graph.versions() != versions:
             raise RuntimeError(

@@ -12,7 +12,7 @@ import weakref
 
 from torch import Tensor
 
-from .evaluation import Errors, Evaluation, Gradients, add
+from .evaluation import Errors, Evaluation, Gradients, Sums
 from .graph import Graph
 
 # Each copy is as large as its vertex, and there may be as many as edges squared.
@@ -141,16 +141,15 @@ class LevelledEvaluation(Evaluation):
     def pull(self, errors: Errors, loss: float = 1.0) -> dict[str, Tensor]:
         """Jᵀε + loss·g for every vertex and copy."""
         graph = self._graph
-        found = dict(graph.zeros())
-        g = {j: loss * e for j, e in self._runs[0].loss_gradient.items()}
-        found = add(found, {graph.seen(j, 0): e for j, e in g.items()})
+        found = Sums(graph.zeros())
+        g = self._runs[0].loss_gradient
+        found.add({graph.seen(j, 0): loss * e for j, e in g.items()})
         for level, names in enumerate(self.structure.by_level[1:], 1):
             sent = self._runs[level].vjp({i: errors[i] for i in names})
-            found = add(found, {graph.seen(j, level): e for j, e in sent.items()})
+            found.add({graph.seen(j, level): e for j, e in sent.items()})
         for n, (j, q) in graph.source.items():
             if q:
-                previous = copy_name(j, q - 1)
-                found[previous] = found[previous] + errors[n]
+                found.add_one(copy_name(j, q - 1), errors[n])
         return found
 
     def gradients(

@@ -290,7 +290,7 @@ MUTATIONS = {
         Mutation(
             "the loss's own gradient is forgotten",
             "evaluation.py",
-            "arrived = add(self.vjp(errors), weighted)",
+            "arrived = Sums(self.vjp(errors), weighted)",
             "arrived = self.vjp(errors)",
             BINOMIAL,
         ),
@@ -304,8 +304,8 @@ MUTATIONS = {
         Mutation(
             "of two messages to a vertex the last one counts",
             "evaluation.py",
-            "total[i] = total[i] + tensor if i in total else tensor",
-            "total[i] = tensor",
+            "self[name] = known + term",
+            "self[name] = term",
             BINOMIAL,
         ),
         Mutation(
@@ -404,7 +404,7 @@ MUTATIONS = {
         Mutation(
             "identity vertices do not pass errors on",
             "levelling.py",
-            "found[previous] = found[previous] + errors[n]",
+            "found.add_one(copy_name(j, q - 1), errors[n])",
             "pass",
             ARRIVAL,
         ),

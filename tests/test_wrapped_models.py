@@ -172,6 +172,20 @@ def test_under_a_checkpoint_batch_norm_moves_no_more_often_than_under_bp(rule):
         oracle.assert_same(ours.gradients, theirs.gradients)
 
 
+@pytest.mark.parametrize("watched", [*EQUAL_TO_BP, *OTHERS], ids=str)
+def test_batch_norm_under_a_checkpoint_moves_no_further_from_state_to_state(
+    watched,
+):
+    torch.manual_seed(0)
+    net, closure = blocks(True, normed=True)()
+    moved = [
+        [int(b) for b in net.buffers() if b.dim() == 0]
+        for _ in pc.infer(net, closure, watched)
+    ]
+    assert all(n in (1, 2) for state in moved for n in state)
+    assert len({tuple(state) for state in moved}) == 1
+
+
 def test_reentrant_checkpoints_are_refused(exact):
     """They call backward() in backward, which knows no `inputs=`; PyTorch says so."""
     first, block, last = (nn.Linear(4, 4) for _ in range(3))

@@ -5,12 +5,10 @@ from __future__ import annotations
 import math
 import traceback
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
-import torch
-
+from ..threads import one_thread
 from .draw import SeededDraw
 from .registry import MARGIN, Claim, Measure, Measurement, worst
 
@@ -84,7 +82,7 @@ def verify(
     it. advance: called after each trial.
     """
     found = []
-    with _one_thread():
+    with one_thread():
         for trial in range(seed, seed + trials):
             found.append(_measure(claim.measure, trial))
             advance()
@@ -118,17 +116,6 @@ def _measure(measure: Measure, seed: int) -> tuple[Measurement, Failure]:
         return _BROKEN, Failure(seed, reason, traceback.format_exc())
     reason = f"error {measured.error:.1e} exceeds the bound {measured.bound:.1e}"
     return measured, Failure(seed, reason)
-
-
-@contextmanager
-def _one_thread() -> Iterator[None]:
-    """Tiny matrices gain nothing from more, and sums must not depend on how many."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(threads)
 
 
 def _finite(number: float) -> float | None:

@@ -25,10 +25,8 @@ def count(name: str, value: object) -> int:
     return number
 
 
-def share(name: str, value: float | None) -> float | None:
-    """A number between 0 and 1, both excluded, or None."""
-    if value is None:
-        return None
+def share(name: str, value: object) -> float:
+    """A number between 0 and 1, both excluded."""
     if (number := positive(name, value)) >= 1:
         raise ValueError(f"{name} must be below 1, a share, got {value!r}")
     return number

@@ -65,5 +65,4 @@ class Exact:
 
     def teach(self, graph: Graph) -> None:
         """The same sweep, which sends errors to parents and parameters at once."""
-        graph.evaluate()
         graph.sweep()

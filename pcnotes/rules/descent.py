@@ -4,18 +4,43 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Iterator
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
 from ..evaluation import Errors, Evaluation
 from ..graph import Graph
-from ..objective import Objective, norm
+from ..objective import Objective, norm, positive
+from .arguments import count, share
 from .protocol import label
 
 # A stable descent never raises the energy. Past this factor the parameters would learn
 # from an iteration that is running away.
 LARGEST_GROWTH = 10.0
+
+
+@dataclass(frozen=True)
+class Descends:
+    """The arguments of every rule that goes down an energy."""
+
+    step_size: float = 0.1
+    steps: int = 20
+    scale: float = 1.0
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "step_size", positive("step_size", self.step_size))
+        object.__setattr__(self, "steps", count("steps", self.steps))
+        tolerance = getattr(self, "tolerance", None)
+        if tolerance is not None:
+            object.__setattr__(self, "tolerance", share("tolerance", tolerance))
+        self.objective()
+
+    def objective(self) -> Objective:
+        """The energy that it descends."""
+        return Objective(
+            self.scale, getattr(self, "precision", None), getattr(self, "energy", None)
+        )
 
 
 class Descent(ABC):

@@ -7,13 +7,11 @@ from dataclasses import dataclass
 
 from ..evaluation import Errors
 from ..graph import Graph
-from ..objective import Objective, positive
-from .arguments import count, share
-from .descent import InErrors
+from .descent import Descends, InErrors
 
 
 @dataclass(frozen=True)
-class ErrorOptimisation:
+class ErrorOptimisation(Descends):
     """The errors descend the energy ½‖ε‖² + β·loss; values are rebuilt from them.
 
     The network is run with every prediction shifted, v = μ - ε. In these coordinates
@@ -37,20 +35,7 @@ class ErrorOptimisation:
     torch.Size([3, 2])
     """
 
-    step_size: float = 0.1
-    steps: int = 20
-    scale: float = 1.0
     tolerance: float | None = None
-
-    def __post_init__(self) -> None:
-        object.__setattr__(self, "step_size", positive("step_size", self.step_size))
-        object.__setattr__(self, "steps", count("steps", self.steps))
-        object.__setattr__(self, "tolerance", share("tolerance", self.tolerance))
-        self.objective()
-
-    def objective(self) -> Objective:
-        """The energy that it descends."""
-        return Objective(self.scale)
 
     def run(self, graph: Graph) -> Iterator[Errors]:
         """The descent, step by step."""

@@ -7,13 +7,12 @@ from dataclasses import dataclass
 
 from ..evaluation import Errors
 from ..graph import Graph
-from ..objective import LocalEnergy, Objective, Precision, positive
-from .arguments import count, share
-from .descent import InValues
+from ..objective import LocalEnergy, Precision
+from .descent import Descends, InValues
 
 
 @dataclass(frozen=True)
-class Strict:
+class Strict(Descends):
     """Values descend the energy E_β; the parameters learn once, at the last values.
 
     One step takes every value v to v - step_size·∂E_β/∂v, all at once, where E_β sums
@@ -44,22 +43,9 @@ class Strict:
     torch.Size([3, 2])
     """
 
-    step_size: float = 0.1
-    steps: int = 20
-    scale: float = 1.0
     tolerance: float | None = None
     precision: Precision | Mapping[str, Precision] | None = None
     energy: LocalEnergy | Mapping[str, LocalEnergy] | None = None
-
-    def __post_init__(self) -> None:
-        object.__setattr__(self, "step_size", positive("step_size", self.step_size))
-        object.__setattr__(self, "steps", count("steps", self.steps))
-        object.__setattr__(self, "tolerance", share("tolerance", self.tolerance))
-        self.objective()
-
-    def objective(self) -> Objective:
-        """The energy that it descends."""
-        return Objective(self.scale, self.precision, self.energy)
 
     def run(self, graph: Graph) -> Iterator[Errors]:
         """The descent, step by step."""
@@ -68,7 +54,7 @@ class Strict:
 
 
 @dataclass(frozen=True)
-class Incremental:
+class Incremental(Descends):
     """Values and parameters descend together: the parameters learn at every step.
 
     At each state, the feed-forward pass included, `.grad` receives ∇E_β/β in the
@@ -90,20 +76,8 @@ class Incremental:
     ...     optimizer.step(); optimizer.zero_grad()
     """
 
-    step_size: float = 0.1
-    steps: int = 20
-    scale: float = 1.0
     precision: Precision | Mapping[str, Precision] | None = None
     energy: LocalEnergy | Mapping[str, LocalEnergy] | None = None
-
-    def __post_init__(self) -> None:
-        object.__setattr__(self, "step_size", positive("step_size", self.step_size))
-        object.__setattr__(self, "steps", count("steps", self.steps))
-        self.objective()
-
-    def objective(self) -> Objective:
-        """The energy that it descends."""
-        return Objective(self.scale, self.precision, self.energy)
 
     def run(self, graph: Graph) -> Iterator[Errors]:
         """The joint descent; `.grad` has grown by the time a state is yielded."""

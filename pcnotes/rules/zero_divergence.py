@@ -64,5 +64,4 @@ class ZIL:
 
     def teach(self, graph: Graph) -> None:
         """The leading edge alone: a level's errors are final when they arrive."""
-        graph.evaluate()
         graph.sweep(lambda level: self.step_size**level)

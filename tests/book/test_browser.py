@@ -91,9 +91,15 @@ def page(browser: Browser, request: pytest.FixtureRequest) -> Iterator[Page]:
 
 
 def visit(page: Page, url: str) -> None:
-    """Open a page and wait until its scripts ran and its fonts are there."""
+    """Open a page and wait until scripts, fonts and transitions have come to rest.
+
+    In the dark a page starts light and fades: a colour read half way is nobody's.
+    """
     page.goto(url, wait_until="load")
     page.evaluate("() => document.fonts.ready.then(() => true)")
+    page.wait_for_function(
+        "() => document.getAnimations().every(a => a.playState !== 'running')"
+    )
 
 
 LOOKS = [
