@@ -93,7 +93,8 @@ def compare(
     """Hold the gradients of several rules against plain autograd.
 
     Arguments as for `backward`; rules: a list of them. Leaves `.grad`, buffers and
-    random states as they were. `print` the result, or take its `to_dict()`.
+    random states as they were (what the model itself does to its parameters when it
+    runs is not undone). `print` the result, or take its `to_dict()`.
 
     >>> import torch, pcnotes as pc
     >>> net = torch.nn.Sequential(torch.nn.Linear(2, 3), torch.nn.Linear(3, 1)).double()
@@ -104,9 +105,11 @@ def compare(
     """
     if isinstance(rules, Rule):
         rules = [rules]
-    elif not isinstance(rules, Iterable):
+    elif not isinstance(rules, Iterable) or isinstance(rules, str):
         raise TypeError(f"rules must be a list of rules, got {rules!r}")
     rules = list(rules)
+    if not rules:
+        raise ValueError("rules is empty: give at least one rule to compare")
     for rule in rules:
         check_rule(rule)
     names: dict[Tensor, str] = {p: name for name, p in named_parameters(model).items()}
@@ -179,12 +182,7 @@ def _named(
 
 def _distance(pairs: Sequence[tuple[Tensor, Tensor]]) -> dict[str, float]:
     """Relative error and cosine of two vectors that come in pieces, in float64."""
-    ours = torch.cat(
-        [a.detach().double().flatten().cpu() for a, _ in pairs] or [torch.zeros(0)]
-    )
-    theirs = torch.cat(
-        [b.detach().double().flatten().cpu() for _, b in pairs] or [torch.zeros(0)]
-    )
+    ours, theirs = _vector(a for a, _ in pairs), _vector(b for _, b in pairs)
     norm, own = float(theirs.norm()), float(ours.norm())
     difference = float((ours - theirs).norm())
     if norm == 0:  # nothing to be relative to
@@ -193,6 +191,13 @@ def _distance(pairs: Sequence[tuple[Tensor, Tensor]]) -> dict[str, float]:
         relative_error = difference / norm
     cosine = float(ours @ theirs) / (own * norm) if own and norm else math.nan
     return {"relative_error": relative_error, "cosine": cosine}
+
+
+def _vector(pieces: Iterable[Tensor]) -> Tensor:
+    """All numbers in float64; complex ones as their two parts."""
+    real = (torch.view_as_real(p) if p.is_complex() else p for p in pieces)
+    flat = [p.detach().double().flatten().cpu() for p in real]
+    return torch.cat(flat) if flat else torch.zeros(0, dtype=torch.float64)
 
 
 def _closeness(row: Mapping[str, Any]) -> list[str]:

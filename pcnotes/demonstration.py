@@ -111,14 +111,16 @@ def load(place: str) -> Subject:
         raise ValueError(f"--model takes FILE.py:factory, got {place!r}")
     if not Path(path).is_file():
         raise ValueError(f"--model {place}: there is no file {path}")
-    spec = importlib.util.spec_from_file_location(Path(path).stem, path)
+    # A name of its own: a file random.py must not take the place of the module.
+    spec = importlib.util.spec_from_file_location("pcnotes_model_file", path)
     if spec is None or spec.loader is None:
         raise ValueError(f"--model {place}: {path} is no Python file")
     module = importlib.util.module_from_spec(spec)
     sys.modules[spec.name] = module  # dataclasses look themselves up there
+    sys.path.append(str(Path(path).resolve().parent))  # as under `python FILE.py`
     try:
         spec.loader.exec_module(module)
-    except Exception as error:
+    except (Exception, SystemExit) as error:
         raise ValueError(f"--model {place}: {path} raised {error!r}") from error
     factory = getattr(module, name, None)
     if not callable(factory):
@@ -129,7 +131,7 @@ def load(place: str) -> Subject:
         )
     try:
         made = factory()
-    except Exception as error:
+    except (Exception, SystemExit) as error:
         raise ValueError(f"--model {place}: {name}() raised {error!r}") from error
     if not isinstance(made, tuple) or len(made) not in (2, 3) or not callable(made[1]):
         raise ValueError(

@@ -6,13 +6,13 @@ from collections import Counter
 from collections.abc import Hashable, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, field
-from functools import cached_property
-from typing import Any, NamedTuple, TypeVar
+from functools import cached_property, partial
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor
 
-from .structure import Origin, Structure, origins, read_structure
+from .structure import Origin, Root, Structure, made_by, origins, read_structure
 
 Errors = Mapping[str, Tensor]
 Gradients = list[tuple[Tensor, Tensor]]  # leaf of autograd, gradient
@@ -68,19 +68,6 @@ class Sums(dict[Name, Tensor]):
             self[name] = known + term
             self._own.add(name)
 
-    def take(self, name: Name) -> Tensor | None:
-        """The sum, which is not kept."""
-        self._own.discard(name)
-        return self.pop(name, None)
-
-
-class Arrival(NamedTuple):
-    """One level of a reverse sweep: errors that are complete, and what they teach."""
-
-    level: int
-    errors: dict[str, Tensor]
-    gradients: Gradients
-
 
 class Evaluation:
     """One run of the closure on the cut graph, with its local autograd graphs.
@@ -115,32 +102,22 @@ class Evaluation:
         """The loss of this run, detached."""
         return self._loss.detach()
 
-    def forget(self) -> None:
-        """Keep the local graphs, and let values and predictions themselves go.
-
-        Who only sweeps needs their shapes. What was saved for backward stays.
-        """
-        edge = torch.autograd.graph.get_gradient_edge
-        _ = self._origins  # to be read while the tensors are there
-        self._predictions = {i: edge(mu) for i, mu in self._predictions.items()}
-        for leaf in self._values.values():  # nothing saves a leaf, only copies of it
-            leaf.data = leaf.data.new_empty(()).expand(leaf.shape)
-
     @cached_property
     def predictions(self) -> dict[str, Tensor]:
         """μ of every reached vertex, detached."""
+        self._check_contents()
         return {i: self._predictions[i].detach() for i in self.structure.vertices}
 
     @cached_property
     def values(self) -> dict[str, Tensor]:
         """v of every hidden vertex, detached."""
+        self._check_contents()
         return {i: self._values[i].detach() for i in self.hidden}
 
     @cached_property
     def output_errors(self) -> dict[str, Tensor]:
         """∂loss/∂μ of every output."""
-        handed = {i: self._handed(i) for i in self.structure.outputs}
-        return self._pull([self._loss], [None], handed)
+        return self._pull([self._loss], [None], self.structure.outputs)
 
     @cached_property
     def loss_gradient(self) -> dict[str, Tensor]:
@@ -148,11 +125,10 @@ class Evaluation:
 
         The loss is what comes after the last hidden vertex, outputs included.
         """
-        near = [*self.structure.loss_parents]
         cut = [i for i in self.structure.outputs if self._is_cut(i)]
         self._count(i for i in self.structure.outputs if i not in cut)
-        values = {i: self._values[i] for i in near + cut}
-        direct = self._pull([self._loss], [None], values)
+        near = [*self.structure.loss_parents, *cut]
+        direct = self._pull([self._loss], [None], near)
         errors = {i: direct.pop(i) for i in cut if i in direct}
         return Sums(direct, self.vjp(errors))
 
@@ -162,14 +138,8 @@ class Evaluation:
         Only parents have an entry. Shapes as the predictions' on both sides.
         """
         self._check(errors)
-        sources = [i for i in errors if self.structure.parents[i]]
-        self._count(sources)
-        parents = {j: None for i in sources for j in self.structure.parents[i]}
-        return self._pull(
-            [self._predictions[i] for i in sources],
-            [errors[i] for i in sources],
-            {j: self._values[j] for j in parents},
-        )
+        self._count(errors)
+        return self._carry(errors)
 
     def pull(self, errors: Errors, loss: float = 1.0) -> dict[str, Tensor]:
         """Jᵀε + loss·g for every hidden vertex: what its children ask of its value.
@@ -177,65 +147,130 @@ class Evaluation:
         errors: {hidden vertex: tensor shaped like its prediction}; missing ones count
         as zero.
         """
-        g = self.loss_gradient
-        weighted = g if loss == 1 else {i: loss * e for i, e in g.items()}
-        arrived = Sums(self.vjp(errors), weighted)
-        return {i: arrived[i] if i in arrived else self._zero(i) for i in self.hidden}
+        if any(map(self._is_cut, self.structure.outputs)):
+            g = self.loss_gradient
+            weighted = {i: loss * e for i, e in g.items()}
+            arrived: Errors = Sums(self.vjp(errors), weighted)
+        else:  # all of it in one pass of autograd
+            self._check(errors)
+            self._count([*errors, *self.structure.outputs])
+            sent = {i: e for i, e in errors.items() if self.structure.parents[i]}
+            roots = [self._loss, *(self._predictions[i] for i in sent)]
+            weights = [torch.full_like(self._loss, loss), *self._like(sent)]
+            arrived = self._pull(roots, weights, self.hidden)
+        return {i: self._or_zero(i, arrived) for i in self.hidden}
 
     def zeros(self) -> dict[str, Tensor]:
         """A zero error for every hidden vertex; float32 where predictions have less."""
         return {i: self._zero(i) for i in self.hidden}
 
-    def sweep(
-        self, seed: Tensor | None = None, teach: bool = True
-    ) -> Iterator[Arrival]:
-        """Every vertex's error from its children's, once, from the loss upwards.
-
-        At unit step and frozen linearisation any order that visits children first is
-        exact (`fp-asynchronous`). One call of autograd sends a level's errors to the
-        parents and to the parameters, so each local graph is walked once.
-
-        seed: the error of the loss itself, 1 if not given; everything scales with it.
-        teach: whether the parameters' gradients are wanted. Then local graphs are freed
-        as the sweep goes, as backward() does, and the evaluation is spent.
-        """
-        loss, vertices = self._origins
-        arrived = Sums[str]()
-        self._count(self.structure.vertices, self.structure.vertices if teach else ())
-
-        def send(roots: list[Any], weights: Any, made_of: list[Origin]) -> Gradients:
-            parents = _each_once(o.parents for o in made_of)
-            leaves = _each_once(o.leaves for o in made_of) if teach else ()
-            values = [self._values[j] for j in parents]
-            found = _grad(roots, values, weights, leaves)
-            arrived.add(_named(parents, found))
-            return _given(leaves, found[len(parents) :])
-
-        gradients = send([self._loss], [seed], [loss])
-        for level, names in enumerate(self.structure.by_level):
-            # Outputs that are not cut were part of the loss's own graph.
-            here = [i for i in names if level or self._is_cut(i)]
-            sums = {i: arrived.take(i) for i in here}
-            told = {i: e for i, e in sums.items() if e is not None}
-            roots = [self._predictions[i] for i in told]
-            made_of = [vertices[i] for i in told]
-            gradients = gradients + send(roots, self._like(told), made_of)
-            # Autograd may end on the way (a backward that returns None).
-            errors = {i: told[i] if i in told else self._zero(i) for i in here}
-            if teach:
-                self._loss = self._loss.detach()
-                for i in names:
-                    del self._predictions[i]
-                    self._values.pop(i, None)
-            yield Arrival(level, errors, gradients)
-            # Nothing is kept that was handed over.
-            roots, sums, told, errors, gradients = [], {}, {}, {}, []
-
     def adjoints(self) -> dict[str, Tensor]:
         """δ of the network as it stands here, its values' shifts held fixed."""
-        levels = self.sweep(teach=False)
-        found = {i: e for at in levels for i, e in at.errors.items()}
-        return {i: found[i] for i in self.hidden}
+        self._count(self.structure.vertices)
+        errors, _ = self._relay()
+        return {i: self._or_zero(i, errors) for i in self.hidden}
+
+    def sweep(
+        self, seed: Tensor | None = None, keep_errors: bool = True
+    ) -> tuple[Errors, Gradients]:
+        """δ by vertex, and what it teaches every leaf; the local graphs are spent.
+
+        seed: the error of the loss itself, 1 if not given; everything scales with it.
+        keep_errors: if not, memory is freed on the way, as by backward(), and no
+        errors are returned.
+        """
+        self._count(self.structure.vertices, self.structure.vertices)
+        loss, vertices = self._origins
+        reached = {i: vertices[i].leaves for i in self.structure.vertices}
+        leaves = _each_once([loss.leaves, *reached.values()])
+        errors, found = self._relay(seed, leaves, keep_errors)
+        gradients = _given(leaves, found)
+        if len(errors) < len(self._cut):
+            # Autograd ended on the way (a backward that returns None): who was told
+            # nothing does not teach, not even zeros.
+            told = [reached[i] for i in reached if i in errors or not self._is_cut(i)]
+            taught = {id(leaf) for leaf in _each_once([loss.leaves, *told])}
+            gradients = [(leaf, g) for leaf, g in gradients if id(leaf) in taught]
+        if not keep_errors:
+            return {}, gradients
+        return {i: self._or_zero(i, errors) for i in self.hidden}, gradients
+
+    def _relay(
+        self,
+        seed: Tensor | None = None,
+        leaves: Sequence[Tensor] = (),
+        keep_errors: bool = True,
+    ) -> tuple[dict[str, Tensor], Sequence[Tensor | None]]:
+        """Every vertex's error from its children's, once; and the leaves' gradients.
+
+        At unit step and frozen linearisation any order that visits children first is
+        exact (`fp-asynchronous`). All local graphs are given to autograd at once. None
+        leads to another: what has arrived at a value is handed to its prediction here.
+        With leaves, the local graphs are spent.
+        """
+        if not self._in_order:
+            return self._level_by_level(seed, leaves)
+        values = [self._values[i] for i in self._cut]
+        nothing = [v.new_zeros(()).expand(v.shape) for v in values]
+        # The same tensors are with autograd, which finds in them what is put there.
+        handed = {i: z.detach() for i, z in zip(self._cut, nothing, strict=True)}
+        readers: dict[str, list[Tensor]] = {i: [] for i in self._cut}
+        for child in self._cut:
+            for parent in self._origins[1][child].parents:
+                readers[parent].append(handed[child])
+
+        def hand(name: str, zero: Tensor, error: Tensor | None) -> Tensor | None:
+            if error is None:  # autograd ended on the way
+                return None
+            handed[name].data = error.to_dense() if error.is_sparse else error
+            if keep_errors:
+                return None
+            for spoken in readers[name]:
+                spoken.data = spoken.new_empty(())
+            return zero
+
+        hooks = [
+            v.register_hook(partial(hand, i, z))
+            for i, v, z in zip(self._cut, values, nothing, strict=True)
+        ]
+        roots = [self._loss, *(self._predictions[i] for i in self._cut)]
+        try:
+            found = _grad(roots, values, [seed, *handed.values()], leaves, bool(leaves))
+        finally:
+            for hook in hooks:
+                hook.remove()
+        return _named(self._cut, found), found[len(values) :]
+
+    def _level_by_level(
+        self, seed: Tensor | None, leaves: Sequence[Tensor]
+    ) -> tuple[dict[str, Tensor], Sequence[Tensor | None]]:
+        """The same in one pass of autograd per level."""
+        errors = Sums[str]()
+        direct = self._origins[0].parents
+        errors.add(self._pull([self._loss], [seed], direct))
+        for names in self.structure.by_level:
+            here = {i: errors[i] for i in names if i in errors}
+            errors.add(self._carry(here))
+        roots = [self._loss, *(self._predictions[i] for i in errors)]
+        return errors, _grad(roots, [], [seed, *self._like(errors)], leaves, True)
+
+    @property
+    def _in_order(self) -> bool:
+        """Whether autograd leaves a prediction alone until all readers have spoken.
+
+        It takes what was made last first, and readers are made after what they read:
+        in one thread, and on one device, since every device has a queue of its own.
+        """
+        loss, vertices = self._origins
+        if any(t.device.type != "cpu" for t in (self._loss, *self._values.values())):
+            return False
+        made = {i: made_by(mu)._sequence_nr() for i, mu in self._predictions.items()}
+        last = made_by(self._loss)._sequence_nr()
+        return all(made[j] <= last for j in loss.parents) and all(
+            made[j] < made[c]
+            for c in self.structure.vertices
+            for j in vertices[c].parents
+        )
 
     def gradients(
         self, errors: Errors, loss: bool = True, factor: float | Tensor | None = None
@@ -246,7 +281,9 @@ class Evaluation:
         multiplies everything where it enters the local graphs.
         """
         self._check(errors)
-        self._count((), (*errors, *(self.structure.outputs if loss else ())))
+        outputs = self.structure.outputs
+        errors = {i: e for i, e in errors.items() if i not in outputs}
+        self._count((), (*errors, *(outputs if loss else ())))
         own, vertices = self._origins
         roots, weights, made_of = [], [], []
         if loss:
@@ -278,6 +315,11 @@ class Evaluation:
             )
 
     @cached_property
+    def _cut(self) -> tuple[str, ...]:
+        """The reached vertices that handed on a value: outputs need not."""
+        return tuple(i for i in self.structure.vertices if self._is_cut(i))
+
+    @cached_property
     def _origins(self) -> tuple[Origin, dict[str, Origin]]:
         """What the loss and the predictions of this run were made of."""
         roots = [self._loss, *self._predictions.values()]
@@ -287,7 +329,7 @@ class Evaluation:
     def _is_cut(self, name: str) -> bool:
         return name in self._values
 
-    def _handed(self, name: str) -> Tensor:
+    def _handed(self, name: str) -> Any:
         """What went downstream: the value, or the prediction of an uncut output."""
         return self._values[name] if self._is_cut(name) else self._predictions[name]
 
@@ -295,37 +337,52 @@ class Evaluation:
         like = self._handed(name).detach()
         return torch.zeros_like(like, dtype=_accumulator(like.dtype))
 
+    def _or_zero(self, name: str, errors: Errors) -> Tensor:
+        found = errors.get(name)
+        return self._zero(name) if found is None else found
+
     def _like(self, errors: Errors) -> list[Tensor]:
         """The errors in the precision in which the predictions were computed."""
         return [e.to(self._handed(i).dtype) for i, e in errors.items()]
 
+    def _carry(self, errors: Errors) -> dict[str, Tensor]:
+        """These errors at the values of the vertices' parents."""
+        sent = {i: e for i, e in errors.items() if self.structure.parents[i]}
+        parents = dict.fromkeys(j for i in sent for j in self.structure.parents[i])
+        roots = [self._predictions[i] for i in sent]
+        return self._pull(roots, self._like(sent), parents)
+
     def _pull(
         self,
-        roots: Sequence[Tensor],
-        errors: Sequence[Tensor | None],
-        targets: Mapping[str, Tensor],
+        roots: Sequence[Root],
+        weights: Sequence[Tensor | None],
+        names: Iterable[str],
     ) -> dict[str, Tensor]:
-        weights = [
-            None if e is None else e.to(r.dtype)
-            for e, r in zip(errors, roots, strict=True)
-        ]
-        return _named(targets, _grad(roots, list(targets.values()), weights))
+        """What these roots send to what the named vertices handed downstream."""
+        names = tuple(names)
+        return _named(names, _grad(roots, [self._handed(i) for i in names], weights))
 
     def _count(self, senders: Iterable[str], taught: Iterable[str] = ()) -> None:
         """Errors are sent if there is anybody to send them to."""
         self._work.sent.update([i for i in senders if self.structure.parents[i]])
         self._work.taught.update(taught)
 
+    def _check_contents(self) -> None:
+        if any(not isinstance(mu, Tensor) for mu in self._predictions.values()):
+            raise RuntimeError(
+                "this evaluation kept local graphs alone (graph.linearise); values and "
+                "predictions are those of graph.evaluate()"
+            )
+
     def _check(self, errors: Errors) -> None:
         for i, error in errors.items():
-            mu = self._predictions.get(i)
-            if mu is None or i not in self.structure.parents:
+            if i not in self.structure.parents or i not in self._predictions:
                 known = ", ".join(self.hidden)
                 raise KeyError(f"{i!r} is no vertex of this graph; it has {known}")
-            if error.shape != mu.shape:
+            if error.shape != (shape := self._handed(i).shape):
                 raise ValueError(
                     f"the error of {i!r} has shape {tuple(error.shape)}, "
-                    f"its prediction {tuple(mu.shape)}"
+                    f"its prediction {tuple(shape)}"
                 )
 
 
@@ -354,18 +411,19 @@ class Uncut:
 
 
 def _grad(
-    roots: Sequence[Tensor],
+    roots: Sequence[Any],
     values: Sequence[Any],
     weights: Any,
     leaves: Iterable[Tensor] = (),
+    spend: bool = False,
 ) -> Any:
-    """torch.autograd.grad for values, then leaves; the graph is kept for more."""
+    """torch.autograd.grad for values, then leaves; unless spent, the graph is kept."""
     targets = [*values, *leaves]
     if not (roots and targets):
         return ()
     with _silent(leaves):
         return torch.autograd.grad(
-            roots, targets, weights, retain_graph=True, allow_unused=True
+            roots, targets, weights, retain_graph=not spend, allow_unused=True
         )
 
 

@@ -38,7 +38,8 @@ def cut(model: Models, closure: Closure, at: At = None) -> Graph:
     (`*` within one component, `**` across dots), a module, a predicate
     `(name, module) -> bool`, or a list of these.
 
-    Gradients, buffers and random states are left as they were.
+    Gradients, buffers and random states are left as they were; what the model itself
+    does to its parameters when it runs is not undone.
 
     >>> import torch, pcnotes as pc
     >>> model = torch.nn.Sequential(torch.nn.Linear(3, 4), torch.nn.Linear(4, 2))
@@ -94,7 +95,7 @@ class Graph:
         self._enclosing = enclosing(self._places)
         self._innermost = at is None
         self._closure = closure
-        self._replay = Replay(self._modules)
+        self._replay: Replay | None = None
         self._names: dict[Key, str] | None = None
         self._structure: Structure | None = None
         self._last: Evaluation | None = None
@@ -158,13 +159,19 @@ class Graph:
         self._last = self.feedforward = None
 
     def probe(
-        self, values: Errors | None = None, errors: Errors | None = None
+        self,
+        values: Errors | None = None,
+        errors: Errors | None = None,
+        contents: bool = True,
     ) -> Evaluation:
-        """An evaluation that does not become the last one."""
+        """An evaluation that does not become the last one.
+
+        contents: whether its predictions and values can be looked at.
+        """
         if values is not None and errors is not None:
             raise TypeError("give values or errors, not both")
-        keys = self._keys(values or errors or {})
-        given = Given(keys, errors is not None, self._output_keys())
+        keys = self._keys(errors if values is None else values)
+        given = Given(keys, errors is not None, self._output_keys(), contents)
         loss, records = self._run(given)
         names = self._name(records)
         evaluation = Evaluation(
@@ -215,22 +222,34 @@ class Graph:
             found = self.last.gradients(errors, loss, self.lessons.factor)
             self.lessons.add(errors, found)
 
+    def linearise(self) -> Evaluation:
+        """The feed-forward pass without its numbers: its local graphs are kept alone.
+
+        Enough for errors to travel while values stay. The memory of values is free for
+        others, as in backpropagation. It becomes the last evaluation.
+        """
+        self._last = None
+        self.last = self.probe(contents=False)
+        return self.last
+
     def sweep(self, share: Callable[[int], float] | None = None) -> None:
         """Reverse order, each vertex once: its error from its children's, and learn.
 
-        Spends the feed-forward pass: memory is freed on the way, as backward() does.
-        share: by level, the share of the error that the parameters learn from.
+        At the last evaluation, or at the feed-forward pass if there was none; it is
+        spent, and memory freed on the way, as by backward(). share: by level, the share
+        of its error that a vertex learns from.
         """
+        at = self._last or self.linearise()
+        if share is not None:
+            errors = at.adjoints()
+            self.learn({i: share(self.levels[i]) * e for i, e in errors.items()}, True)
+            return
         lessons = self.lessons or Lessons()
-        evaluation = self.evaluate()
-        self.release()
-        evaluation.forget()
         seed = None
         if lessons.factor is not None:
             seed = (lessons.factor * torch.ones_like(self.loss)).to(self.loss.dtype)
-        for level, errors, gradients in evaluation.sweep(seed):
-            part = 1.0 if share is None or level == 0 else share(level)
-            lessons.add(errors if level else {}, gradients, part)
+        self.release()
+        lessons.add(*at.sweep(seed, lessons.keep_errors))
 
     def accumulate(self, errors: Errors) -> None:
         """Learn now, straight into `.grad`: for rules that learn at every step."""
@@ -247,7 +266,9 @@ class Graph:
         precisions. By power iteration on the inference Hessian, 2/λ with λ approached
         from below: keep a margin.
         """
-        if rule is not None and not hasattr(rule, "objective"):
+        if rule is not None and (
+            isinstance(rule, type) or not hasattr(rule, "objective")
+        ):
             raise TypeError(
                 "step_size takes a rule that descends an energy, such as "
                 f"pcnotes.Strict(), got {rule!r}"
@@ -257,16 +278,20 @@ class Graph:
 
     def settle(self) -> None:
         """Undo what differentiating moved: a checkpoint runs its modules again."""
-        self._replay.settle()
+        if self._replay is not None:
+            self._replay.settle()
 
     def rewind(self) -> None:
         """Put buffers and random states back to where they were before."""
-        self._replay.rewind()
+        if self._replay is not None:
+            self._replay.rewind()
 
     def versions(self) -> tuple[int, ...]:
-        """Changes when a parameter does."""
+        """Changes when a parameter does, or is exchanged for another."""
         parameters = (p for m in self._modules for p in m._parameters.values())
-        return tuple(p._version for p in parameters if p is not None)
+        return tuple(
+            n for p in parameters if p is not None for n in (id(p), p._version)
+        )
 
     @contextmanager
     def unwinding(self) -> Iterator[None]:
@@ -284,7 +309,9 @@ class Graph:
 
         given: None leaves everything uncut.
         """
-        first = not self.work.evaluations
+        first = self._replay is None
+        if self._replay is None:
+            self._replay = Replay(self._modules)
         once = refuse_changes(self._modules) if first else self._replay.again()
         has_values = given is not None and bool(given.tensors)
         with (
@@ -338,7 +365,14 @@ class Graph:
         outputs = {*self._structure.outputs}
         return {key for key, name in (self._names or {}).items() if name in outputs}
 
-    def _keys(self, values: Errors) -> dict[Key, Tensor]:
+    def _keys(self, values: Errors | None) -> dict[Key, Tensor]:
+        if values is None:
+            return {}
+        if not isinstance(values, Mapping):
+            raise TypeError(
+                "values and errors are mappings {hidden vertex: tensor}, got "
+                f"{type(values).__name__}"
+            )
         if not values:
             return {}
         if self._structure is None:

@@ -56,6 +56,8 @@ def check_loss(loss: Any) -> None:
         )
     if loss.is_meta:
         raise ValueError("the loss is on the meta device, which holds no numbers")
+    if loss.layout != torch.strided:
+        raise TypeError(f"the loss must be a dense tensor, its layout is {loss.layout}")
     if not loss.is_floating_point():
         raise TypeError(f"the loss must be a floating-point tensor, it is {loss.dtype}")
     if not loss.requires_grad:

@@ -14,8 +14,10 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 from torch.autograd import forward_ad
+from torch.autograd.graph import get_gradient_edge
 
-from .outputs import map_tensors
+from .outputs import map_tensors, tensors_in
+from .structure import Root
 
 # (module's name, how often it had been called, path inside what it returned)
 Key = tuple[str, int, str]
@@ -24,18 +26,23 @@ Key = tuple[str, int, str]
 class Record(NamedTuple):
     """What a hook keeps of one tensor that a module returned."""
 
-    prediction: Tensor
+    prediction: Root
     # The leaf that went downstream; for an output None, uncut the edge of autograd.
     value: Any
+    watched: Tensor  # counts what is done in place to the prediction's memory
     version: int
 
 
 class Given(NamedTuple):
-    """What the hidden vertices hand on: values, or shifts of their predictions."""
+    """What the hidden vertices hand on: values, or shifts of their predictions.
+
+    contents: whether the numbers themselves are kept, or local graphs alone.
+    """
 
     tensors: dict[Key, Tensor]
     shift: bool
     outputs: Set[Key]  # once known, they need no cut: nothing but the loss reads them
+    contents: bool = True
 
     def value(self, key: Key, mu: Tensor) -> Tensor:
         """v for this prediction; without a word about it, the prediction itself."""
@@ -85,21 +92,30 @@ def cutting(
         calls[module] += 1
         handed: dict[int, Tensor] = {}  # a tensor returned twice is one vertex
         returned: list[tuple[Key, Tensor, Tensor]] = []
+        uncut: list[Tensor] = []
 
         def hand(path: str, mu: Tensor) -> Tensor:
             if not _can_be_cut(mu):
+                uncut.append(mu)
                 return mu
             if id(mu) not in handed:
                 key = (places[module], call, path)
                 records[key], passed = _cut(mu, key, given)
-                shared = [(k, p) for k, m, p in returned if _share_memory(mu, m)]
-                if shared or _is_a_view_of_input(mu, args, named):
-                    views.extend([(key, passed), *shared])
+                if mu.__dict__:  # what the module wrote on its output
+                    passed.__dict__.update(mu.__dict__)
                 returned.append((key, mu, passed))
                 handed[id(mu)] = passed
             return handed[id(mu)]
 
-        return map_tensors(output, hand)
+        changed = map_tensors(output, hand)
+        for key, mu, passed in returned:
+            others = [m for _, m, _ in returned if m is not mu] + uncut
+            if _is_a_view_of_input(mu, args, named) or any(
+                torch._C._is_alias_of(mu, m)  # type: ignore[attr-defined]
+                for m in others
+            ):
+                views.append((key, passed))
+        return changed
 
     handles = [m.register_forward_pre_hook(before) for m in enclosing]
     handles += [m.register_forward_hook(after, with_kwargs=True) for m in places]
@@ -126,17 +142,22 @@ def _can_be_cut(mu: Tensor) -> bool:
 
 def _cut(mu: Tensor, key: Key, given: Given | None) -> tuple[Record, Tensor]:
     """Keep the prediction; what goes downstream in its place comes second."""
-    if mu.grad_fn is None:
-        mu = mu.view_as(mu)  # a parameter, or the module's own input
+    # A node of its own, even for a parameter: the error that enters there is never
+    # itself the gradient of a leaf. It is made before anything that reads the value.
+    mu = mu.view_as(mu)
     if given is None:
         # The edge of a copy: a module may make one of its outputs from another.
         passed = _copy(mu)
-        edge = torch.autograd.graph.get_gradient_edge(passed)
-        return Record(mu, edge, mu._version), passed
+        return Record(mu, get_gradient_edge(passed), mu, mu._version), passed
     if key in given.outputs:
-        return Record(mu, None, mu._version), _copy(mu)
+        return Record(mu, None, mu, mu._version), _copy(mu)
     leaf = given.value(key, mu).detach().to(mu.dtype).requires_grad_()
-    return Record(mu, leaf, mu._version), _copy(leaf)
+    passed = _copy(leaf)
+    if given.contents:
+        return Record(mu, leaf, mu, mu._version), passed
+    # Nothing saves a leaf, only copies of it; it shares its counter with mu.
+    leaf.data = leaf.data.new_empty(()).expand(leaf.shape)
+    return Record(get_gradient_edge(mu), leaf, leaf, leaf._version), passed
 
 
 def _copy(tensor: Tensor) -> Tensor:
@@ -155,26 +176,14 @@ def _is_a_view_of_input(mu: Tensor, args: Any, named: Any) -> bool:
 
     Not so if it worked in place: then nobody reads the input any more.
     """
-    if any(mu is x for x in (*args, *named.values())):
+    inputs = [*args, *named.values()]
+    if not all(isinstance(x, Tensor) for x in inputs):
+        inputs = [*tensors_in((args, named))]
+    if any(mu is x for x in inputs):
         return mu._version == 0
-    if not mu._is_view():
-        return False
-    found: list[Tensor] = []
-
-    def collect(_: str, x: Tensor) -> Tensor:
-        found.append(x)
-        return x
-
-    map_tensors((args, named), collect)
-    return any(torch._C._is_alias_of(mu, x) for x in found)  # type: ignore[attr-defined]
-
-
-def _share_memory(mu: Tensor, other: Tensor) -> bool:
-    """Whether one output of a module is a view of another, or both of a third."""
-    if not (mu._is_view() or other._is_view()):
-        return False
-    return (mu._base if mu._is_view() else mu) is (
-        other._base if other._is_view() else other
+    return mu._is_view() and any(
+        torch._C._is_alias_of(mu, x)  # type: ignore[attr-defined]
+        for x in inputs
     )
 
 
@@ -182,8 +191,8 @@ def _check_in_place(
     records: Mapping[Key, Record], views: list[tuple[Key, Tensor]]
 ) -> None:
     """Nothing happened to what was cut behind our back."""
-    for (module, _, path), (mu, _, version) in records.items():
-        if mu._version != version:
+    for (module, _, path), record in records.items():
+        if record.watched._version != record.version:
             raise RuntimeError(
                 f"the output {module + path!r} was modified in place under another "
                 "name: it is a tensor that went into the module, and whoever still "

@@ -44,9 +44,9 @@ def backward(
     >>> loss.shape, net[0].weight.grad.shape
     (torch.Size([]), torch.Size([4, 3]))
     """
-    _check_gradient(gradient)
+    factor = _factor(gradient)
     graph = Graph(model, closure, at)
-    graph.lessons = Lessons(gradient)
+    graph.lessons = Lessons(factor)
     with graph.unwinding():
         teach(FixedPrediction() if rule is None else rule, graph)
         graph.settle()
@@ -70,7 +70,7 @@ class State:
     """
 
     def __init__(
-        self, step: int, graph: Graph, errors: Errors, objective: Objective
+        self, step: int, errors: Errors, graph: Graph, objective: Objective
     ) -> None:
         used = graph.last
         used.check_complete(errors)
@@ -148,9 +148,8 @@ def infer(
 def _states(graph: Graph, rule: Rule) -> Iterator[State]:
     descends, steps = objective(rule), enumerate(run(rule, graph))
     with graph.unwinding():  # from here on the model is as after one evaluation
-        step, errors = next(steps)
+        state = State(*next(steps), graph, descends)
     while True:
-        state = State(step, graph, errors, descends)
         graph.learned, versions = (), graph.versions()
         graph.settle()
         yield state
@@ -164,14 +163,20 @@ def _states(graph: Graph, rule: Rule) -> Iterator[State]:
         except StopIteration:
             return
         state._is_past()
+        state = State(step, errors, graph, descends)
 
 
-def _check_gradient(gradient: object) -> None:
-    is_number = isinstance(gradient, numbers.Real) and not isinstance(gradient, bool)
-    is_scalar = isinstance(gradient, Tensor) and gradient.ndim == 0
-    if isinstance(gradient, Tensor) and (
-        gradient.is_complex() or gradient.dtype == torch.bool
-    ):
-        is_scalar = False
-    if gradient is not None and not is_number and not is_scalar:
-        raise TypeError(f"gradient must be a number or a 0-d tensor, got {gradient!r}")
+def _factor(gradient: object) -> float | Tensor | None:
+    """What multiplies `.grad`: a real number or a 0-d real tensor."""
+    if isinstance(gradient, Tensor):
+        is_real = not gradient.is_complex() and gradient.dtype != torch.bool
+        if gradient.ndim == 0 and is_real:
+            return gradient
+    elif gradient is None:
+        return None
+    elif isinstance(gradient, numbers.Real) and not isinstance(gradient, bool):
+        try:
+            return float(gradient)
+        except OverflowError:
+            raise ValueError("gradient is larger than floats can be") from None
+    raise TypeError(f"gradient must be a number or a 0-d tensor, got {gradient!r}")

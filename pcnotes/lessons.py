@@ -5,6 +5,7 @@ Until then `.grad` is untouched, so that a rule that fails half-way leaves no tr
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import Any
 
 import torch
@@ -34,22 +35,33 @@ class Lessons:
         """What was learned so far, by leaf."""
         return {self._leaves[k]: gradient for k, gradient in self._sums.items()}
 
-    def add(self, errors: Errors, gradients: Gradients, share: float = 1.0) -> None:
-        """These vertices have learned from share·errors; the gradients are unscaled."""
+    def add(self, errors: Errors, gradients: Gradients) -> None:
+        """These vertices have learned from these errors."""
         if self.keep_errors:
-            self.errors |= {i: share * e for i, e in errors.items()}
-        if share != 1:
-            gradients = [(leaf, share * g) for leaf, g in gradients]
+            self.errors |= errors
         for leaf, gradient in gradients:
             self._leaves[id(leaf)] = leaf
             self._sums.add_one(id(leaf), gradient)
 
     def hand_over(self) -> None:
         """Add everything to `.grad` in one pass of autograd, so that hooks run once."""
-        leaves, gradients = list(self._leaves.values()), list(self._sums.values())
+        leaves, gradients = list(self._leaves.values()), _apart(self._sums.values())
         self._leaves, self._sums = {}, Sums[int]()
         if leaves:
             _HandOver.apply(gradients, *leaves).backward()
+
+
+def _apart(gradients: Iterable[Tensor]) -> list[Tensor]:
+    """No two in one memory: what is `.grad` of one parameter is changed in place."""
+    seen: set[int] = set()
+    found = []
+    for gradient in gradients:
+        if gradient.layout == torch.strided:
+            memory = gradient.untyped_storage()._cdata
+            gradient = gradient.clone() if memory in seen else gradient
+            seen.add(memory)
+        found.append(gradient)
+    return found
 
 
 class _HandOver(torch.autograd.Function):

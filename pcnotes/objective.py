@@ -64,10 +64,12 @@ class Objective:
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "scale", positive("scale", self.scale))
+        for given in (self.precision, self.energy):
+            _check_names(given)
         for pi in _each(self.precision):
             _check_precision(pi)
         for local in _each(self.energy):
-            if not callable(local):
+            if not callable(local) or isinstance(local, type):
                 raise TypeError(
                     "energy must be a function (μ, v) -> scalar tensor, or a mapping "
                     f"from names of vertices to such functions, got {local!r}"
@@ -117,6 +119,9 @@ class Objective:
                 f"both precision and energy are given for {', '.join(sorted(both))}; "
                 "a precision belongs to the Gaussian energy"
             )
+        for i, pi in precision.items():
+            if isinstance(pi, Tensor):
+                _check_shape(pi, i, at.predictions[i].shape)
         return precision, energy
 
     def _differentiate(
@@ -151,7 +156,8 @@ def largest_step(graph: Evaluates, objective: Objective) -> float:
     ground = objective.force(start, objective.slopes(start, zero))
     generator = torch.Generator().manual_seed(0)
     direction = {
-        i: torch.randn(z.shape, generator=generator).to(z) for i, z in zero.items()
+        i: torch.randn(z.shape, generator=generator, device="cpu").to(z)
+        for i, z in zero.items()
     }
     eps = max(torch.finfo(v.dtype).eps for v in here.values())
     h = eps**0.5 * (1 + norm(here))
@@ -194,6 +200,12 @@ def _each(given: Any) -> list[Any]:
     return list(given.values()) if isinstance(given, Mapping) else [given]
 
 
+def _check_names(given: Any) -> None:
+    for pattern in given if isinstance(given, Mapping) else ():
+        if not isinstance(pattern, str):
+            raise TypeError(f"names of vertices are words, got {pattern!r}")
+
+
 def _by_vertex(what: str, given: Any, hidden: tuple[str, ...]) -> dict[str, Any]:
     if given is None:
         return {}
@@ -201,8 +213,6 @@ def _by_vertex(what: str, given: Any, hidden: tuple[str, ...]) -> dict[str, Any]
         return dict.fromkeys(hidden, given)
     chosen: dict[str, Any] = {}
     for pattern, item in given.items():
-        if not isinstance(pattern, str):
-            raise TypeError(f"{what}: names of vertices are words, got {pattern!r}")
         found = [i for i in hidden if matches(pattern, i)]
         if not found:
             raise ValueError(
@@ -226,6 +236,17 @@ def _check_precision(value: Any) -> None:
         )
     else:
         positive("precision", value)
+
+
+def _check_shape(precision: Tensor, name: str, shape: torch.Size) -> None:
+    fits = precision.dim() <= len(shape) and all(
+        a in (1, b) for a, b in zip(precision.shape[::-1], shape[::-1], strict=False)
+    )
+    if not fits:
+        raise ValueError(
+            f"the precision of {name!r} has shape {tuple(precision.shape)}, which "
+            f"cannot be broadcast to its values' shape {tuple(shape)}"
+        )
 
 
 def _gaussian(error: Tensor, precision: Precision) -> Tensor:

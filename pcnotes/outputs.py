@@ -36,9 +36,13 @@ def map_tensors(
             replaced_list = copy.copy(output)  # keeps subclasses
             replaced_list[:] = items
             return replaced_list
-        if hasattr(output, "_fields"):
-            return type(output)(*items)
-        return type(output)(items)  # torch.return_types, too
+        try:  # named tuples and subclasses, whatever arguments they take
+            replaced_tuple = tuple.__new__(type(output), items)
+        except TypeError:
+            return type(output)(items)  # torch.return_types
+        if hasattr(output, "__dict__"):
+            replaced_tuple.__dict__.update(output.__dict__)
+        return replaced_tuple
     if dataclasses.is_dataclass(output) and not isinstance(output, type):
         replaced: Any = copy.copy(output)
         for field in dataclasses.fields(output):
@@ -48,3 +52,15 @@ def map_tensors(
             object.__setattr__(replaced, field.name, item)  # frozen ones too
         return replaced
     return output
+
+
+def tensors_in(output: Any) -> list[Tensor]:
+    """The tensors that map_tensors would change."""
+    found: list[Tensor] = []
+
+    def collect(_: str, tensor: Tensor) -> Tensor:
+        found.append(tensor)
+        return tensor
+
+    map_tensors(output, collect)
+    return found

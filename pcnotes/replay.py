@@ -26,6 +26,7 @@ class Replay:
         self._random = _random_states(self._devices)
         self._before = Buffers(modules)
         self._after: Buffers | None = None
+        self._parts = _parts(modules)
 
     def rewind(self) -> None:
         """Put everything back."""
@@ -50,9 +51,26 @@ class Replay:
         self._before.lend_copies()
         try:
             yield
+            if self._parts != _parts(self._modules) and self._has_drawn():
+                raise RuntimeError(
+                    "the model made or initialised parameters in the first run of the "
+                    "closure, as lazy modules do. Random numbers that later runs draw "
+                    "(dropout, say) would not be those of the first: run the model "
+                    "once before"
+                )
         finally:
             _bind(bound)
             _set_random_states(self._devices, states)
+
+    def _has_drawn(self) -> bool:
+        """Whether random numbers were drawn since the beginning was put back."""
+        python, numpy, *torchs = _random_states(self._devices)
+        python_then, numpy_then, *torchs_then = self._random
+        return not (
+            python == python_then
+            and all(map(np.array_equal, numpy, numpy_then))
+            and all(map(torch.equal, torchs, torchs_then))
+        )
 
 
 class Buffers:
@@ -87,7 +105,7 @@ class Buffers:
                 t.data.copy_(content)
             else:
                 t.untyped_storage().copy_(content)
-        _bind(self._bound)
+        _bind(_with_new(self._bound))
 
     def lend_copies(self) -> None:
         """Copies in their place; views of one memory are such again."""
@@ -100,15 +118,30 @@ class Buffers:
                 )
                 memory = memories.setdefault(where, content.clone())
                 copies[key] = _copy_of(t, memory)
-        _bind(
-            [
-                (m, {k: copies.get(id(t), t) for k, t in named.items()})
-                for m, named in self._bound
-            ]
-        )
+        lent = [
+            (m, {k: copies.get(id(t), t) for k, t in named.items()})
+            for m, named in self._bound
+        ]
+        _bind(_with_new(lent))
 
 
-def _bind(buffers: Iterable[tuple[nn.Module, Mapping[str, Tensor | None]]]) -> None:
+def _parts(modules: Sequence[nn.Module]) -> list[Any]:
+    """Which modules and parameters there are, and what kinds of parameters."""
+    return [
+        (len(m._modules), [(id(p), type(p)) for p in m._parameters.values()])
+        for m in modules
+    ]
+
+
+Bound = Iterable[tuple[nn.Module, Mapping[str, Tensor | None]]]
+
+
+def _with_new(buffers: Bound) -> Bound:
+    """And what was registered since: a module would not register it again."""
+    return [(m, {**dict(m._buffers), **named}) for m, named in buffers]
+
+
+def _bind(buffers: Bound) -> None:
     for module, named in buffers:
         if isinstance(module._buffers, dict):
             module._buffers.clear()

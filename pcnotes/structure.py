@@ -8,6 +8,9 @@ from functools import cached_property
 from typing import Any, NamedTuple
 
 from torch import Tensor
+from torch.autograd.graph import GradientEdge
+
+Root = Tensor | GradientEdge
 
 
 class Origin(NamedTuple):
@@ -102,7 +105,7 @@ def read_structure(loss: Origin, vertices: Mapping[str, Origin]) -> Structure:
     )
 
 
-def origins(roots: Sequence[Tensor], values: Mapping[str, Tensor]) -> list[Origin]:
+def origins(roots: Sequence[Root], values: Mapping[str, Tensor]) -> list[Origin]:
     """For every root, which of these values and which other leaves it was made of."""
     leaves, masks = _reach(roots)
     owner = {id(v): (k, i) for k, (i, v) in enumerate(values.items())}
@@ -120,23 +123,35 @@ def origins(roots: Sequence[Tensor], values: Mapping[str, Tensor]) -> list[Origi
     return [origin(mask) for mask in masks]
 
 
-def _reach(roots: Sequence[Tensor]) -> tuple[list[Tensor], list[int]]:
-    """The leaves below these tensors, and which of them each root reaches, as bits."""
+def made_by(root: Root) -> Any:
+    """The node of autograd that made this tensor, or to which this edge leads."""
+    return root.grad_fn if isinstance(root, Tensor) else root.node
+
+
+def _reach(roots: Sequence[Root]) -> tuple[list[Tensor], list[int]]:
+    """The leaves below these roots, and which of them each root reaches, as bits."""
     leaves: list[Tensor] = []
     known: dict[Any, int] = {}
-    visited: dict[Any, Any] = {}
-    return leaves, [_walk(root.grad_fn, leaves, known, visited) for root in roots]
+    visited: dict[Any, int] = {}
+    masks = [
+        _walk(made_by(root), k, leaves, known, visited) for k, root in enumerate(roots)
+    ]
+    return leaves, masks
 
 
 def _walk(
-    root: Any, leaves: list[Tensor], known: dict[Any, int], visited: dict[Any, Any]
+    start: Any,
+    root: int,
+    leaves: list[Tensor],
+    known: dict[Any, int],
+    visited: dict[Any, int],
 ) -> int:
     """Which leaves this node of autograd reaches, as bits.
 
-    visited: by which root a node was met first. What several roots share is walked once
-    more when the second one meets it, and known from then on.
+    visited: from which root a node was met first. What several roots share is walked
+    once more when the second one meets it, and known from then on.
     """
-    bits, stack = 0, [root]
+    bits, stack = 0, [start]
     while stack:
         node = stack.pop()
         below = node.next_functions
@@ -152,8 +167,8 @@ def _walk(
             elif n not in visited:
                 visited[n] = root
                 stack.append(n)
-            elif visited[n] is not root:
-                known[n] = _walk(n, leaves, known, {})
+            elif visited[n] != root:
+                known[n] = _walk(n, root, leaves, known, {})
                 bits |= known[n]
     return bits
 

@@ -212,6 +212,8 @@ def _check_functions(loss_fn: Any, evaluate: Any, seed: Any) -> None:
         raise TypeError(f"evaluate must be a function of the model, got {evaluate!r}")
     if seed is not None and (not isinstance(seed, int) or isinstance(seed, bool)):
         raise TypeError(f"seed must be a whole number, got {seed!r}")
+    if seed is not None and not 0 <= seed < 2**32:  # what NumPy takes
+        raise ValueError(f"seed must be from 0 to 2**32 - 1, got {seed}")
 
 
 def _pairs(batches: Iterable[Any]) -> Iterator[tuple[Any, Any]]:
@@ -238,6 +240,8 @@ def _evaluate(evaluate: Evaluate, model: nn.Module) -> dict[str, float]:
             f"epoch and loss; it returned {found!r}"
         )
     for name, number in named.items():
+        if not isinstance(name, str):
+            raise TypeError(f"names in what evaluate returns are words, got {name!r}")
         if isinstance(number, Tensor) and number.numel() == 1:
             named[name] = number.item()
         elif not isinstance(number, numbers.Real):

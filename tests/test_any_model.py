@@ -8,6 +8,7 @@ import torch
 from zoo import ZOO
 
 import pcnotes as pc
+from pcnotes.evaluation import Evaluation
 from pcnotes.lessons import Lessons
 from pcnotes.rules import teach
 
@@ -30,6 +31,27 @@ def test_gradient_and_loss_are_those_of_autograd(name, rule):
     assert torch.equal(pc.backward(model, closure, rule), loss)
     oracle.assert_same(oracle.gradients(model), truth)
     assert oracle.hooks(model) == 0
+
+
+@pytest.mark.parametrize("name", ZOO)
+def test_one_pass_or_one_a_level_give_the_same(name, monkeypatch):
+    """On a GPU, and where it cannot tell the order, the sweep goes level by level."""
+    model, closure = ZOO[name]()
+    _, truth = oracle.autograd(model, closure)
+    at_once = pc.cut(model, closure).evaluate().adjoints()
+    monkeypatch.setattr(Evaluation, "_in_order", False)
+    by_level = pc.cut(model, closure).evaluate().adjoints()
+    for i, e in at_once.items():
+        torch.testing.assert_close(by_level[i], e, rtol=1e-12, atol=1e-14)
+    torch.manual_seed(0)
+    pc.backward(model, closure, pc.Exact())
+    oracle.assert_same(oracle.gradients(model), truth)
+
+
+@pytest.mark.parametrize("name", ZOO)
+def test_all_of_the_zoo_can_be_swept_in_one_pass(name):
+    model, closure = ZOO[name]()
+    assert pc.cut(model, closure).evaluate()._in_order
 
 
 @pytest.mark.parametrize("name", ZOO)

@@ -158,10 +158,10 @@ MUTATIONS = {
             APART,
         ),
         Mutation(
-            "a parent is not told",
+            "what arrives is not handed on",
             "evaluation.py",
-            "parents = _each_once(o.parents for o in made_of)",
-            "parents = _each_once(o.parents[:1] for o in made_of)",
+            "handed[name].data = error.to_dense() if error.is_sparse else error",
+            "pass",
             AUTOGRAD,
         ),
         Mutation(
@@ -172,10 +172,10 @@ MUTATIONS = {
             AUTOGRAD,
         ),
         Mutation(
-            "only the parent that came first is told",
-            "evaluation.py",
-            "parents = _each_once(o.parents for o in made_of)",
-            "parents = _each_once(o.parents[:1] for o in made_of)",
+            "only the parent that came first is seen",
+            "structure.py",
+            "parents.append(found)",
+            "parents[:] = parents[:1] or [found]",
             ORDER,
         ),
         Mutation(
@@ -188,15 +188,15 @@ MUTATIONS = {
         Mutation(
             "errors lose three digits on the way",
             "evaluation.py",
-            "send(roots, self._like(told),",
-            "send(roots, [(e + 1e3) - 1e3 for e in self._like(told)],",
+            "error.to_dense() if error.is_sparse else error",
+            "(error + 1e3) - 1e3",
             FLOAT32,
         ),
         Mutation(
             "errors change sign on the way",
             "evaluation.py",
-            "send(roots, self._like(told),",
-            "send(roots, [-e for e in self._like(told)],",
+            "error.to_dense() if error.is_sparse else error",
+            "-error",
             BITS,
         ),
         Mutation(
@@ -290,15 +290,15 @@ MUTATIONS = {
         Mutation(
             "the loss's own gradient is forgotten",
             "evaluation.py",
-            "arrived = Sums(self.vjp(errors), weighted)",
-            "arrived = self.vjp(errors)",
+            "Sums(self.vjp(errors), weighted)",
+            "self.vjp(errors)",
             BINOMIAL,
         ),
         Mutation(
             "a parent of the loss is forgotten",
             "evaluation.py",
-            "near = [*self.structure.loss_parents]",
-            "near = [*self.structure.loss_parents][:1]",
+            "near = [*self.structure.loss_parents, *cut]",
+            "near = [*self.structure.loss_parents[:1], *cut]",
             BINOMIAL,
         ),
         Mutation(
@@ -311,8 +311,8 @@ MUTATIONS = {
         Mutation(
             "a parent of a vertex is forgotten",
             "evaluation.py",
-            "for i in sources for j in self.structure.parents[i]}",
-            "for i in sources for j in self.structure.parents[i][:1]}",
+            "for i in sent for j in self.structure.parents[i])",
+            "for i in sent for j in self.structure.parents[i][:1])",
             BINOMIAL,
         ),
         Mutation(
@@ -458,6 +458,13 @@ MUTATIONS = {
             "objective.py",
             "asked = at.pull(slopes.taught, self.scale)",
             "asked = at.pull(slopes.taught)",
+            MATRIX,
+        ),
+        Mutation(
+            "the loss pulls at the start only",
+            "evaluation.py",
+            "torch.full_like(self._loss, loss), *self._like(sent)",
+            "torch.zeros_like(self._loss), *self._like(sent)",
             MATRIX,
         ),
         Mutation(

@@ -36,4 +36,4 @@ def is_sequence(value: object) -> TypeGuard[Sequence[float]]:
     """A list, tuple, range or array with one entry per step."""
     if isinstance(value, np.ndarray | Tensor):
         return value.ndim > 0
-    return isinstance(value, Sequence) and not isinstance(value, str)
+    return isinstance(value, Sequence) and not isinstance(value, str | bytes)

@@ -55,10 +55,10 @@ class Exact:
 
     def run(self, graph: Graph) -> Iterator[Errors]:
         """The sweep, one level a step; the state of step k has levels 1 to k."""
-        at = graph.evaluate()
+        adjoints = graph.evaluate().adjoints()
         errors = graph.zeros()
-        for level, arrived, _ in at.sweep(teach=False):
-            new = {i: e for i, e in arrived.items() if i in errors}
+        for level, names in enumerate(graph.structure.by_level):
+            new = {i: adjoints[i] for i in names if i in errors}
             graph.learn(new, loss=level == 0)
             errors = {**errors, **new}
             yield errors

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from abc import ABC, abstractmethod
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -142,6 +143,8 @@ class InValues(Descent):
     def advice(self) -> str:
         """What theory allows at the feed-forward pass."""
         largest = self.graph.step_size(self.rule)
+        if not math.isfinite(largest):
+            return "The energy itself, or the loss, is not finite there."
         return (
             "At the feed-forward pass the largest stable step_size is about "
             f"{largest:.2g} (graph.step_size(rule)): take less, or a smaller scale."

@@ -86,7 +86,7 @@ class FixedPrediction:
         Where all of a vertex's paths are equally long, or all tails are one, that is
         its share of one reverse sweep.
         """
-        graph.evaluate()
+        graph.linearise()
         schedule = self.schedule(graph.depth)
         if schedule.count(1.0) >= graph.depth:
             graph.sweep()

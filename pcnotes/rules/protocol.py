@@ -14,10 +14,11 @@ from __future__ import annotations
 
 import dataclasses
 from collections import deque
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Protocol, runtime_checkable
 
 import torch
+from torch import Tensor
 
 from ..evaluation import Errors
 from ..graph import Graph
@@ -35,7 +36,8 @@ class Rule(Protocol):
 
 def check_rule(rule: Rule) -> Rule:
     """The rule itself, or a TypeError that says what a rule is."""
-    if isinstance(rule, type) or not isinstance(rule, Rule):
+    is_rule = isinstance(rule, Rule) and callable(rule.run)
+    if isinstance(rule, type) or not is_rule:
         raise TypeError(
             "rule must be a rule such as pcnotes.FixedPrediction(), an object with "
             f"run(graph); got {rule!r}"
@@ -59,12 +61,19 @@ def teach(rule: Rule, graph: Graph) -> None:
 
 def run(rule: Rule, graph: Graph) -> Iterator[Errors]:
     """The rule's steps; there must be one at least, and their errors finite."""
-    errors = None
-    for errors in rule.run(graph):
-        if not isinstance(errors, Mapping):
+    errors, states = None, rule.run(graph)
+    if not isinstance(states, Iterable):
+        raise TypeError(
+            f"run() of {rule!r} must be a generator that yields errors, it returned "
+            f"{type(states).__name__}"
+        )
+    for errors in states:
+        if not isinstance(errors, Mapping) or not all(
+            isinstance(e, Tensor) for e in errors.values()
+        ):
             raise TypeError(
-                f"{rule!r} yielded {type(errors).__name__}, not a mapping "
-                "{hidden vertex: error}"
+                f"{rule!r} must yield mappings {{hidden vertex: tensor}}, it yielded "
+                f"{errors!r:.80}"
             )
         _check_finite(errors)
         yield errors

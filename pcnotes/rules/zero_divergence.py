@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 
@@ -9,6 +10,9 @@ from ..evaluation import Errors
 from ..graph import Graph
 from ..levelling import LevelledGraph
 from ..objective import positive
+
+# What step_size ** depth may reach, in decimal digits: float32 ends at 38.
+LARGEST_POWER = 30
 
 
 @dataclass(frozen=True)
@@ -64,4 +68,13 @@ class ZIL:
 
     def teach(self, graph: Graph) -> None:
         """The leading edge alone: a level's errors are final when they arrive."""
+        if self.step_size == 1:
+            graph.sweep()
+            return
+        depth = graph.linearise().structure.depth
+        if depth * math.log10(self.step_size) > LARGEST_POWER:
+            raise FloatingPointError(
+                f"{self} multiplies errors by {self.step_size:g} at each of {depth} "
+                "levels, which floats do not hold; Z-IL's step size is near 1"
+            )
         graph.sweep(lambda level: self.step_size**level)
