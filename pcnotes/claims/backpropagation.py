@@ -82,7 +82,7 @@ def one_path_too_short(draw: Draw) -> Measurement:
 # ---- paths ---------------------------------------------------------------------------
 
 
-@claim(instances="random graphs with dead ends", quantity="relative error")
+@claim(instances="random graphs, some with dead ends", quantity="relative error")
 def path_sums(draw: Draw) -> Measurement:
     """Each δ⁽ʲ⁾ is the sum, over all paths of j edges, of products of Jacobians and g.
 
