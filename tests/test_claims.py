@@ -78,6 +78,9 @@ def test_claim_is_complete(label: str) -> None:
 def test_the_chapter_has_its_claims() -> None:
     assert list(CLAIMS) == [
         "adjoint-recursion",
+        "path-sums",
+        "adjoint-is-multiplier",
+        "reverse-mode-work",
         "feedforward-is-minimum",
         "fp-varying-steps",
         "fp-closed-form",

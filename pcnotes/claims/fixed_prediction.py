@@ -37,53 +37,14 @@ from .networks import (
     Instance,
     Values,
     any_network,
-    curved,
     furnished,
     graded_network,
     random_network,
 )
 from .registry import Measurement, claim, worst
-from .schemes import Given, Relaxation
+from .schemes import Relaxation
 
 # ---- preliminaries -------------------------------------------------------------------
-
-
-@claim(instances="random graphs", quantity="relative error")
-def adjoint_recursion(draw: Draw) -> Measurement:
-    """The recursion δ = Mδ + g, solved by K sums along paths, is backpropagation.
-
-    Cut graph against autograd on the uncut network, whose δ is the gradient in shifts
-    v = f(v) + b: the residual of the recursion, the sum over k < K, the parameters.
-    """
-    return _adjoint_recursion(random_network(draw))
-
-
-def _adjoint_recursion(case: Instance, values: Values | None = None) -> Measurement:
-    delta = case.delta
-    graph = cut(case.network, case.closure, case.at)
-    graph.evaluate(values)
-    over_paths = graph.zeros()
-    for _ in range(case.depth):
-        over_paths = graph.pull(over_paths)
-    return worst(
-        near(case, graph.pull(delta), delta),
-        near(case, over_paths, delta),
-        near_gradients(case, gradients(case, Given(delta)), case.parameter_gradients()),
-    )
-
-
-@adjoint_recursion.control
-def jacobians_elsewhere(draw: Draw) -> Measurement:
-    """Jacobians and loss gradient at other values than the feed-forward ones."""
-    case = curved(random_network(draw, least_depth=2))
-    return _adjoint_recursion(case, random_values(case, draw))
-
-
-@adjoint_recursion.control
-def one_path_too_short(draw: Draw) -> Measurement:
-    """The sum over paths stops at K - 1."""
-    case = random_network(draw)
-    return near(case, shares(case, [1.0] * (case.depth - 1) + [0.0]), case.delta)
 
 
 @claim(instances="random graphs", quantity="relative error")
