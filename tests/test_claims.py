@@ -77,8 +77,12 @@ def test_claim_is_complete(label: str) -> None:
 
 def test_the_chapter_has_its_claims() -> None:
     assert list(CLAIMS) == [
-        "adjoint-recursion",
+        "energy-is-log-joint",
+        "energy-gradients",
         "feedforward-is-minimum",
+        "unimodular-chart",
+        "output-treatments",
+        "adjoint-recursion",
         "fp-varying-steps",
         "fp-closed-form",
         "fp-arrival-time",
