@@ -200,8 +200,8 @@ def energy_gradients(draw: Draw) -> Measurement:
     but itself, parents, children and co-parents, its lesson on itself and parents.
     """
     case, scale = random_network(draw), draw.uniform(0.1, 10.0)
-    values, others = random_values(case, draw), random_values(case, draw)
-    i = draw.choice(case.hidden)
+    values = random_values(case, draw)
+    others, i = _elsewhere(case, values, draw), draw.choice(case.hidden)
     return worst(
         _forces(case, scale, values, sign=1.0),
         _lessons(case, scale, values),
@@ -260,6 +260,11 @@ def _blanket(case: Instance, i: str) -> set[str]:
     return {i, *case.edges[i]}.union(*families)
 
 
+def _elsewhere(case: Instance, values: Values, draw: Draw) -> Values:
+    """Other values, every entry of which is different."""
+    return {i: values[i] + 1 + e.square() for i, e in random_errors(case, draw).items()}
+
+
 def _mixed(values: Values, others: Values, kept: Iterable[str]) -> Values:
     kept = set(kept)
     return {i: v if i in kept else others[i] for i, v in values.items()}
@@ -302,7 +307,8 @@ def coparent_moves(draw: Draw) -> Measurement:
     """The other parent of a child is not counted as seen."""
     wiring = {"v1": (), "v2": (), "v3": ("v1", "v2")}
     case = furnished(draw, wiring, ["v3"])
-    values, others = random_values(case, draw), random_values(case, draw)
+    values = random_values(case, draw)
+    others = _elsewhere(case, values, draw)
     kept = _blanket(case, "v1") - {"v2"}
     return exactly(_force_changes(case, "v1", values, others, kept))
 
@@ -403,7 +409,7 @@ def _both_charts(case: Instance, scale: float, shifts: Values) -> list[Measureme
 
     lin = case.linearise(values)
     transposed = np.eye(len(lin.g)) - lin.M
-    carried = transposed @ in_shifts.flatten().numpy()
+    carried = torch.from_numpy(transposed) @ in_shifts.flatten()
     # Forming f(v) - v loses digits to the values, a product with I - Jᵀ to its size.
     larger = 1 + norm(ours) / max(norm(b), 1e-300)
     room = ROUNDING * larger * (1 + norm(lin.M))
@@ -413,7 +419,7 @@ def _both_charts(case: Instance, scale: float, shifts: Values) -> list[Measureme
     loss = loss.detach()
     expected = float(b.square().sum() / 2 + scale * loss)
     # What cancels on the way to δ is measured with all signs taken away.
-    absolute = np.linalg.inv(np.eye(len(lin.g)) - np.abs(lin.M)) @ np.abs(lin.g)
+    absolute: Array = np.linalg.inv(np.eye(len(lin.g)) - np.abs(lin.M)) @ np.abs(lin.g)
     return [
         Measurement(norm(theirs - ours) / norm(ours), ROUNDING),
         # I - J is triangular: what LU may lose is its condition number.
@@ -424,7 +430,7 @@ def _both_charts(case: Instance, scale: float, shifts: Values) -> list[Measureme
         Measurement(
             abs(energy - expected) / (norm(b) ** 2 + abs(scale * float(loss))), room
         ),
-        Measurement(norm(carried - slope.flatten().numpy()) / terms, room),
+        Measurement(norm(carried - slope.flatten()) / terms, room),
         Measurement(norm(found - adjoint) / norm(absolute), ROUNDING),
     ]
 
