@@ -405,7 +405,8 @@ def _both_charts(case: Instance, scale: float, shifts: Values) -> list[Measureme
     at = graph.evaluate(errors={i: -e for i, e in shifts.items()})
     theirs = torch.stack([at.values[i] for i in case.hidden])
     ours = torch.stack([values[i] for i in case.hidden])
-    found = torch.stack([at.adjoints()[i] for i in case.hidden])
+    adjoints = at.adjoints()
+    found = torch.stack([adjoints[i] for i in case.hidden])
 
     lin = case.linearise(values)
     transposed = np.eye(len(lin.g)) - lin.M
@@ -419,7 +420,8 @@ def _both_charts(case: Instance, scale: float, shifts: Values) -> list[Measureme
     loss = loss.detach()
     expected = float(b.square().sum() / 2 + scale * loss)
     # What cancels on the way to δ is measured with all signs taken away.
-    absolute: Array = np.linalg.inv(np.eye(len(lin.g)) - np.abs(lin.M)) @ np.abs(lin.g)
+    inverse = np.linalg.inv(np.eye(len(lin.g)) - np.abs(lin.M))
+    absolute = torch.from_numpy(inverse @ np.abs(lin.g))
     return [
         Measurement(norm(theirs - ours) / norm(ours), ROUNDING),
         # I - J is triangular: what LU may lose is its condition number.
