@@ -75,28 +75,6 @@ def test_claim_is_complete(label: str) -> None:
     assert claim.summary.endswith(".")
 
 
-def test_the_chapter_has_its_claims() -> None:
-    assert list(CLAIMS) == [
-        "adjoint-recursion",
-        "path-sums",
-        "adjoint-is-multiplier",
-        "reverse-mode-work",
-        "feedforward-is-minimum",
-        "fp-varying-steps",
-        "fp-closed-form",
-        "fp-arrival-time",
-        "fp-finite-termination",
-        "fp-unit-step-optimal",
-        "fp-no-faster-local-scheme",
-        "fp-stability",
-        "fp-asynchronous",
-        "fp-gauss-seidel",
-        "fp-is-not-descent",
-        "what-must-be-frozen",
-        "value-form-cancellation",
-    ]
-
-
 @pytest.mark.parametrize(
     ("error", "bound", "ok"),
     [

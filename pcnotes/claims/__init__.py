@@ -13,6 +13,7 @@ from .registry import CLAIMS, MARGIN, Claim, Measurement, claim
 # Importing a module registers its claims, so this is the order of every list of them.
 for _module in (
     "backpropagation",
+    "predictive_coding",
     "fixed_prediction",
     "dynamics",
     "orders",

@@ -14,7 +14,6 @@ import numpy as np
 import torch
 
 from .. import theory
-from ..graph import cut
 from ..rules import FixedPrediction
 from .draw import Draw
 from .measuring import (
@@ -28,7 +27,6 @@ from .measuring import (
     near_gradients,
     norm,
     random_errors,
-    random_values,
     shares,
     states,
 )
@@ -43,63 +41,6 @@ from .networks import (
 )
 from .registry import Measurement, claim, worst
 from .schemes import Relaxation
-
-# ---- preliminaries -------------------------------------------------------------------
-
-
-@claim(instances="random graphs", quantity="relative error")
-def feedforward_is_minimum(draw: Draw) -> Measurement:
-    """The feed-forward pass is the only critical point of E₀; only loss parents feel ℓ.
-
-    At v̂: errors exactly zero, force β·g, exactly zero away from the loss. At random
-    values: the gradient against autograd on E, and ‖∇E₀‖ ≥ σ_min(I - A)·‖ε‖.
-    """
-    case = random_network(draw)
-    return worst(
-        _force_of_the_loss(case, draw.uniform(0.1, 10.0), case.feedforward),
-        _gradient_bounds_errors(case, random_values(case, draw)),
-    )
-
-
-@feedforward_is_minimum.control
-def moved_away(draw: Draw) -> Measurement:
-    """The values are not the feed-forward ones."""
-    case = random_network(draw, least_depth=2)
-    return _force_of_the_loss(case, draw.uniform(0.1, 10.0), random_values(case, draw))
-
-
-def _force_of_the_loss(case: Instance, scale: float, values: Values) -> Measurement:
-    graph = cut(case.network, case.closure, case.at)
-    at = graph.evaluate(values)
-    errors = {i: at.predictions[i] - v for i, v in values.items()}
-    force = at.pull(errors, loss=scale)
-    g = case.linear.named(case.linear.g)
-    far = [force[i] for i in case.hidden if i not in case.loss_parents]
-    size = max(norm(x) for x in g.values())
-    off = max(norm(force[i] - errors[i] - scale * g[i]) for i in case.hidden)
-    silent = [int((e != 0).sum()) for e in [*errors.values(), *far]]
-    return worst(
-        exactly(float(sum(silent))), Measurement(off / (scale * size), ROUNDING)
-    )
-
-
-def _gradient_bounds_errors(case: Instance, values: Values) -> Measurement:
-    at = cut(case.network, case.closure, case.at).evaluate(values)
-    errors = {i: at.predictions[i] - v for i, v in values.items()}
-    pulled = at.pull(errors, loss=0.0)
-    ours = torch.stack([pulled[i] - errors[i] for i in case.hidden])
-    leaves = {i: v.detach().requires_grad_() for i, v in values.items()}
-    found = torch.autograd.grad(case.energy(leaves), list(leaves.values()))
-    gradient = norm(torch.stack(found))
-    A = case.linearise(values).M.T
-    least = np.linalg.svd(np.eye(len(A)) - A, compute_uv=False)[-1]
-    excess = least * norm(torch.stack(list(errors.values()))) / gradient - 1
-    allowed = ROUNDING * (1 + norm(A)) / least  # what forming A and ε may lose
-    return worst(
-        Measurement(norm(ours - torch.stack(found)) / gradient, allowed),
-        Measurement(max(excess, 0.0), allowed),
-    )
-
 
 # ---- closed forms --------------------------------------------------------------------
 

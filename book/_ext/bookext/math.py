@@ -98,7 +98,9 @@ class KeepPunctuation(SphinxPostTransform):
                 kept = nodes.inline(classes=["together"])
                 parent.replace(formula, kept)
                 kept += [formula, nodes.Text(tail[0])]
-                parent.replace(after, nodes.Text(after[tail.end() :]))
+                # Texts are equal if they read the same: find this one by identity.
+                place = [child is after for child in parent].index(True)
+                parent[place] = nodes.Text(after[tail.end() :])
 
 
 def setup(app: Sphinx) -> None:
