@@ -77,6 +77,10 @@ def test_claim_is_complete(label: str) -> None:
 
 def test_the_chapter_has_its_claims() -> None:
     assert list(CLAIMS) == [
+        "locality-of-the-cut",
+        "cut-adjoints",
+        "cut-levels",
+        "cut-invariance",
         "adjoint-recursion",
         "feedforward-is-minimum",
         "fp-varying-steps",

@@ -441,11 +441,10 @@ class StepByStep:
     def run(self, graph: Graph) -> Iterator[Errors]:
         """As many steps as the graph is deep, and some more (or, below zero, fewer)."""
         graph.evaluate()
-        steps = max(0, graph.depth + self.extra)
-        if steps == 0:
-            yield graph.zeros()
-        else:
+        if steps := graph.depth + self.extra:
             yield from dataclasses.replace(self.rule, steps=steps).run(graph)
+        else:
+            yield graph.zeros()
 
 
 @dataclass(frozen=True)
@@ -460,10 +459,6 @@ class LeadingEdge:
 
     def run(self, graph: Graph) -> Iterator[Errors]:
         """After step k the vertices of level k learn, and are what is yielded."""
-        graph.evaluate()
-        if not graph.hidden:  # the loss alone learns, as under any rule
-            yield {}
-            return
         levelled = LevelledGraph(graph)
         moved, errors = levelled.zeros(), levelled.zeros()
         graph.last = at = levelled.begin()
