@@ -219,10 +219,10 @@ def recorded(
         for node in below:  # the root first, operations before leaves
             column = columns[node]
             place[node] = (left + last - column, used[column])
-            used[column] -= 0.8
+            used[column] -= 1.0
         for node, inputs in below.items():
             for other in inputs:
-                _arrow(axes, place[other], place[node], shrink=12, bend=-0.3)
+                _arrow(axes, place[other], place[node], shrink=14, bend=-0.3)
         for node, (x, y) in place.items():
             variable = getattr(node, "variable", None)
             words = called.get(id(variable), _operation(node))
@@ -233,11 +233,11 @@ def recorded(
                 colour = ORANGE
             shape = "o" if variable is None else "s"
             axes.scatter(
-                x, y, s=400, marker=shape, facecolors="none", edgecolors=colour
+                x, y, s=680, marker=shape, facecolors="none", edgecolors=colour
             )
-            axes.annotate(words, (x, y), ha="center", va="center", size=8)
-        axes.annotate(name, (left + last + 0.32, top), va="center", color=ORANGE)
-        left, top = left + last, min(used.values()) - 0.15
+            axes.annotate(words, (x, y), ha="center", va="center", size=9.5)
+        axes.annotate(name, (left + last + 0.36, top), va="center", color=ORANGE)
+        left, top = left + last, min(used.values()) - 0.05
     axes.set_xlim(-0.5, left + 1.0)
     axes.set_ylim(top + 0.4, 0.6)
     axes.axis("off")
