@@ -236,7 +236,10 @@ def recorded(
                 x, y, s=680, marker=shape, facecolors="none", edgecolors=colour
             )
             axes.annotate(words, (x, y), ha="center", va="center", size=9.5)
-        axes.annotate(name, (left + last + 0.36, top), va="center", color=ORANGE)
+        end, beside = (left + last, top), (15, 0)
+        axes.annotate(
+            name, end, beside, textcoords="offset points", va="center", color=ORANGE
+        )
         left, top = left + last, min(used.values()) - 0.05
     axes.set_xlim(-0.5, left + 1.0)
     axes.set_ylim(top + 0.4, 0.6)
