@@ -104,6 +104,7 @@ class Graph:
         self.parameters_may_change = False
         self._seen: tuple[int, ...] = ()
         self.learned: tuple[str, ...] = ()
+        self.told = False  # whether anything learned yet, if only the loss's own part
         self.work = Work()
 
     @property
@@ -218,6 +219,7 @@ class Graph:
         never calls this learns once: at its last evaluation, from its last errors.
         """
         self.learned += (*errors, *(self.structure.outputs if loss else ()))
+        self.told = True
         if self.lessons is not None:
             found = self.last.gradients(errors, loss, self.lessons.factor)
             self.lessons.add(errors, found)

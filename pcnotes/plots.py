@@ -10,6 +10,8 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
+from torch import Tensor
+from torch.nn import Parameter
 
 from .graph import Graph
 
@@ -170,8 +172,14 @@ def graph(
     return axes
 
 
-def _arrow(axes: Axes, start: tuple[float, float], end: tuple[float, float]) -> None:
-    """Edges that skip a level leave downwards, so as not to run through vertices."""
+def _arrow(
+    axes: Axes,
+    start: tuple[float, float],
+    end: tuple[float, float],
+    shrink: float = 5,
+    bend: float = 0.25,
+) -> None:
+    """Edges that skip a level take a bend, so as not to run through vertices."""
     skips = end[0] - start[0] > 1
     axes.annotate(
         "",
@@ -182,8 +190,93 @@ def _arrow(axes: Axes, start: tuple[float, float], end: tuple[float, float]) -> 
             "color": INK,
             "alpha": 0.55 if skips else 1.0,
             "linewidth": 0.8,
-            "shrinkA": 5,
-            "shrinkB": 5,
-            "connectionstyle": "arc3,rad=0.25" if skips else "arc3,rad=0",
+            "shrinkA": shrink,
+            "shrinkB": shrink,
+            "connectionstyle": f"arc3,rad={bend}" if skips else "arc3,rad=0",
         },
     )
+
+
+def recorded(
+    roots: Mapping[str, Tensor],
+    names: Mapping[str, Tensor],
+    axes: Axes | None = None,
+) -> Axes:
+    """What autograd recorded below each of these tensors, a row for each.
+
+    A row begins where the one above it ends. Circles are operations, by autograd's
+    names (transposes are left out), the last one ringed in orange and called as in
+    `roots`; squares are leaves, called as in `names`: parameters green, others blue.
+    """
+    axes = axes or plt.gca()
+    called = {id(leaf): name for name, leaf in names.items()}
+    left = top = 0.0
+    for name, root in roots.items():
+        below = _recorded_below(root.grad_fn)
+        columns = _columns(below)
+        last = max(columns.values())
+        place, used = {}, dict.fromkeys(range(last + 1), top)
+        for node in below:  # the root first, operations before leaves
+            column = columns[node]
+            place[node] = (left + last - column, used[column])
+            used[column] -= 1.0
+        for node, inputs in below.items():
+            for other in inputs:
+                _arrow(axes, place[other], place[node], shrink=14, bend=-0.3)
+        for node, (x, y) in place.items():
+            variable = getattr(node, "variable", None)
+            words = called.get(id(variable), _operation(node))
+            colour = INK
+            if variable is not None:
+                colour = GREEN if isinstance(variable, Parameter) else BLUE
+            elif columns[node] == 0:
+                colour = ORANGE
+            shape = "o" if variable is None else "s"
+            axes.scatter(
+                x, y, s=680, marker=shape, facecolors="none", edgecolors=colour
+            )
+            axes.annotate(words, (x, y), ha="center", va="center", size=9.5)
+        end, beside = (left + last, top), (15, 0)
+        axes.annotate(
+            name, end, beside, textcoords="offset points", va="center", color=ORANGE
+        )
+        left, top = left + last, min(used.values()) - 0.05
+    axes.set_xlim(-0.5, left + 1.0)
+    axes.set_ylim(top + 0.4, 0.6)
+    axes.axis("off")
+    return axes
+
+
+def _recorded_below(root: Any) -> dict[Any, list[Any]]:
+    """{node of autograd: what it was made of}, operations before leaves."""
+    found: dict[Any, list[Any]] = {}
+    stack = [root]
+    while stack:
+        node = stack.pop(0)
+        if node in found:
+            continue
+        inputs = [_not_transposed(n) for n, _ in node.next_functions if n is not None]
+        found[node] = inputs
+        stack += inputs
+    return dict(sorted(found.items(), key=lambda item: hasattr(item[0], "variable")))
+
+
+def _not_transposed(node: Any) -> Any:
+    while node.name() in ("TBackward0", "TransposeBackward0"):
+        ((node, _),) = node.next_functions
+    return node
+
+
+def _columns(below: Mapping[Any, list[Any]]) -> dict[Any, int]:
+    """The largest number of edges from each node to the first one."""
+    columns = dict.fromkeys(below, 0)
+    for _ in below:
+        for node, inputs in below.items():
+            for other in inputs:
+                columns[other] = max(columns[other], columns[node] + 1)
+    return columns
+
+
+def _operation(node: Any) -> str:
+    name: str = node.name().partition("Backward")[0]
+    return name.lower()

@@ -330,3 +330,27 @@ def plateau(
     ulp = np.spacing(np.abs(values).max(0)).astype(float)
     roundings = gamma(len(g) + 4, unit) * (ends + magnitudes @ ends + np.abs(g))
     return np.linalg.solve(np.eye(len(g)) - magnitudes, ulp / (2 * eta) + roundings)
+
+
+# ---- cuts ----------------------------------------------------------------------------
+
+
+def eliminate(
+    M: Array, g: Array, kept: Sequence[int] | NDArray[np.intp]
+) -> tuple[Array, Array]:
+    """(M, g) of the coarser cut that keeps these rows and composes all others away.
+
+    I - M on the kept rows becomes the Schur complement of what is left out. Shapes: M
+    (N, N), g (N,), results (n, n) and (n,) for n kept rows. Label: `cut-adjoints`.
+
+    >>> M = np.array([[0.0, 2.0, 0.0], [0.0, 0.0, 5.0], [0.0, 0.0, 0.0]])
+    >>> eliminate(M, np.array([0.0, 1.0, 1.0]), [0, 2])  # the chain 0, 1, 2 without 1
+    (array([[ 0., 10.],
+           [ 0.,  0.]]), array([2., 1.]))
+    """
+    inside = np.zeros(len(g), dtype=bool)
+    inside[kept] = True
+    C, U = np.flatnonzero(inside), np.flatnonzero(~inside)
+    through = np.linalg.inv(np.eye(len(U)) - M[np.ix_(U, U)])
+    across = M[np.ix_(C, U)] @ through
+    return M[np.ix_(C, C)] + across @ M[np.ix_(U, C)], g[C] + across @ g[U]

@@ -680,3 +680,18 @@ def test_buffers_of_scripted_modules_move_once_too():
     net, closure = make()
     pc.backward(net, closure, pc.Strict(0.01, 3))
     assert all(map(torch.equal, net.buffers(), after))
+
+
+@pytest.mark.parametrize("rule", [*EQUAL, pc.Strict(step_size=0.1, steps=2)])
+def test_cut_at_a_dead_end_alone_the_loss_learns_once(rule):
+    body, dead_end = linear(3, 2, 1)
+
+    def closure():
+        h = body(X)
+        dead_end(h)
+        return h.square().sum()
+
+    _, truth = oracle.autograd(body, closure)
+    oracle.clear(body)
+    pc.backward([body, dead_end], closure, rule, at="1")
+    oracle.assert_same(oracle.gradients(body), truth)

@@ -14,6 +14,7 @@ from .registry import CLAIMS, MARGIN, Claim, Measurement, claim
 for _module in (
     "backpropagation",
     "predictive_coding",
+    "cutting",
     "fixed_prediction",
     "dynamics",
     "orders",

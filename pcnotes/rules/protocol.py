@@ -52,7 +52,7 @@ def teach(rule: Rule, graph: Graph) -> None:
         shortcut(graph)
         return
     (errors,) = deque(run(rule, graph), maxlen=1)
-    if not graph.learned:
+    if not graph.told:
         graph.last.check_complete(errors)
         graph.learn(errors, loss=True)
     if late := [i for i in graph.hidden if i not in graph.learned]:
