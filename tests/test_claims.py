@@ -91,6 +91,13 @@ def test_the_chapter_has_its_claims() -> None:
         "fp-is-not-descent",
         "what-must-be-frozen",
         "value-form-cancellation",
+        "graded-levels",
+        "light-cone",
+        "unified-exactness",
+        "fp-and-z-il-from-unified",
+        "identity-vertices",
+        "identity-count",
+        "identity-equilibrium",
     ]
 
 
