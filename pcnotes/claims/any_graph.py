@@ -686,7 +686,7 @@ def _minimise(energy: Callable[[Tensor], Tensor], count: int) -> tuple[Tensor, f
     """The minimiser of a quadratic function, and its Hessian's condition."""
     zero = torch.zeros(count, dtype=torch.float64, requires_grad=True)
     if not count:
-        return zero, 1.0
+        return zero.detach(), 1.0
     (slope,) = torch.autograd.grad(energy(zero), zero, create_graph=True)
     rows = [torch.autograd.grad(s, zero, retain_graph=True)[0] for s in slope]
     hessian = torch.stack(rows).detach()
