@@ -296,14 +296,14 @@ def test_light_cone_shows_the_numbers_of_the_package(
     page: Page, address: str, gamma: float, n: int, copies: bool
 ) -> None:
     visit(page, address + "book/equivalence/any-graph.html")
-    page.locator("#light-cone-level").set_checked(copies)
+    page.locator("#cone-play-level").set_checked(copies)
     for name, value in (("gamma", gamma), ("n", n)):
-        page.locator(f"#light-cone-{name}").evaluate(
+        page.locator(f"#cone-play-{name}").evaluate(
             "(slider, value) => { slider.value = value;"
             " slider.dispatchEvent(new Event('input')); }",
             value,
         )
-    lamps = page.locator("#light-cone circle[data-vertex]").evaluate_all(
+    lamps = page.locator("#cone-play circle[data-vertex]").evaluate_all(
         "lamps => Object.fromEntries("
         "lamps.map(l => [l.dataset.vertex, {...l.dataset}]))"
     )
@@ -335,11 +335,11 @@ def test_light_cone_shows_the_numbers_of_the_package(
 
 def test_light_cone_answers_to_the_keyboard(page: Page, address: str) -> None:
     visit(page, address + "book/equivalence/any-graph.html")
-    page.locator("#light-cone-level").focus()
+    page.locator("#cone-play-level").focus()
     page.keyboard.press("Space")
-    expect(page.locator("#light-cone-level-value")).to_have_text("three")
-    page.locator("#light-cone-n").focus()
+    expect(page.locator("#cone-play-level-value")).to_have_text("three")
+    page.locator("#cone-play-n").focus()
     page.keyboard.press("ArrowRight")
-    expect(page.locator("#light-cone .explorable-says")).to_contain_text(
+    expect(page.locator("#cone-play .explorable-says")).to_contain_text(
         "Exact after 2 steps: vertex 3, copy 2"
     )
