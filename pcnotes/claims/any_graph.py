@@ -254,13 +254,19 @@ def _moral(case: Instance) -> dict[str, int]:
 def _moved_early(
     case: Instance, until: Mapping[str, int], age: Age, sizes: Mapping[str, float]
 ) -> float:
-    """The share of vertices and steps t < until[i] at which v_i is not v̂_i."""
+    """The share of vertices and steps t < until[i] at which v_i is not v̂_i.
+
+    And at which ε_i is not zero although its parents too should still be at v̂.
+    """
     rule = Run(age, max(until.values()), lambda i, now: sizes[i] / (1 + now))
     found = all_states(case, rule)
     pairs = [(i, t) for i in case.hidden for t in range(until[i])]
     start = found[0].values
     moved = [bool((found[t].values[i] != start[i]).any()) for i, t in pairs]
     moved += [bool(rule.u[t][i].any()) for i, t in pairs]
+    for i, above in case.edges.items():
+        still = range(min(until[j] for j in (i, *above)))
+        moved += [bool(found[t].errors[i].any()) for t in still]
     return sum(moved) / len(moved)
 
 
