@@ -6,7 +6,7 @@ white and on the dark theme's grey, so that one picture serves both.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -169,6 +169,41 @@ def graph(
     axes.grid(False)
     for side in ("left", "bottom"):
         axes.spines[side].set_visible(False)
+    return axes
+
+
+def lamps(
+    place: Mapping[str, tuple[float, float]],
+    edges: Iterable[tuple[str, str]],
+    lit: Mapping[str, str],
+    axes: Axes | None = None,
+) -> Axes:
+    """A small graph whose vertices are lamps, each placed by hand.
+
+    lit: {vertex: "dark", "wrong" or "exact"}: a ring, a ring with a cross, a full disc.
+    A vertex without an entry is a square: the loss. Edges are straight unless they
+    would run through another vertex.
+    """
+    axes = axes or plt.gca()
+    for start, end in edges:
+        _arrow(axes, place[start], place[end])
+    for name, at in place.items():
+        state = lit.get(name, "loss")
+        colour = {"dark": INK, "wrong": ORANGE, "exact": BLUE, "loss": INK}[state]
+        axes.scatter(
+            *at,
+            s=64 if state != "loss" else 36,
+            marker="s" if state == "loss" else "o",
+            facecolors=colour if state in ("exact", "loss") else "none",
+            edgecolors=colour,
+            zorder=3,
+        )
+        if state == "wrong":
+            axes.scatter(*at, s=26, marker="x", color=colour, linewidth=1.2, zorder=4)
+    across, up = zip(*place.values(), strict=True)
+    axes.set_xlim(min(across) - 0.5, max(across) + 0.5)
+    axes.set_ylim(min(up) - 0.9, max(up) + 0.6)
+    axes.set_axis_off()
     return axes
 
 

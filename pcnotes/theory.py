@@ -354,3 +354,43 @@ def eliminate(
     through = np.linalg.inv(np.eye(len(U)) - M[np.ix_(U, U)])
     across = M[np.ix_(C, U)] @ through
     return M[np.ix_(C, C)] + across @ M[np.ix_(U, C)], g[C] + across @ g[U]
+
+
+# ---- any graph -----------------------------------------------------------------------
+
+
+def moral_distances(parents: Parents, loss_parents: Iterable[str]) -> dict[str, int]:
+    """Distance to the loss in the moral graph: no value moves before that step.
+
+    Parent and child are joined, and so are two parents of one child; the parents of the
+    loss have 1. parents: {vertex: its parents}. Label: `light-cone`.
+
+    >>> moral_distances({"a": [], "b": [], "c": ["a", "b"], "d": ["c"]}, ["b", "d"])
+    {'b': 1, 'd': 1, 'a': 2, 'c': 2}
+    """
+    families = [{child, *above} for child, above in parents.items()]
+    order = list(parents)
+    found = {i: 1 for i in order if i in set(loss_parents)}
+    reached = list(found)
+    for i in reached:  # grows while it is read: breadth first
+        near = set().union(*(family for family in families if i in family))
+        for j in sorted(near - found.keys(), key=order.index):
+            found[j] = found[i] + 1
+            reached.append(j)
+    return found
+
+
+def delays(
+    parents: Parents, loss_parents: Iterable[str], levels: Mapping[str, int]
+) -> dict[tuple[str, str], int]:
+    """Identity vertices that each edge needs, {(vertex, child): level difference - 1}.
+
+    The loss has level 0; its name here is "loss". One line of copies per vertex serves
+    all of its children: it is as long as the largest number. Label: `identity-count`.
+
+    >>> delays({"a": [], "b": ["a"]}, ["a", "b"], {"a": 2, "b": 1})
+    {('a', 'b'): 0, ('a', 'loss'): 1, ('b', 'loss'): 0}
+    """
+    edges = [(j, c) for c, above in parents.items() for j in above]
+    edges += [(j, "loss") for j in loss_parents]
+    return {(j, c): levels[j] - levels.get(c, 0) - 1 for j, c in edges}

@@ -8,14 +8,16 @@ import os
 import re
 import shutil
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from urllib.parse import quote
 
 import pytest
+import torch
 from axe_playwright_python.sync_playwright import Axe
 from playwright.sync_api import Browser, Page, expect, sync_playwright
 from reading import site_pages
 
+import pcnotes as pc
 from pcnotes import theory
 
 PAGES = [page for page in site_pages() if page != "index.html"]
@@ -261,3 +263,83 @@ def test_error_wave_answers_to_the_keyboard(page: Page, address: str) -> None:
     page.keyboard.press("ArrowRight")
     expect(page.locator("#error-wave-n-value")).to_have_text("9")
     expect(page.locator("#error-wave .explorable-says")).to_contain_text("Layer 1 has")
+
+
+class Row(torch.nn.Module):
+    """The network of the explorable on the light cone."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        number = torch.tensor(0.8, dtype=torch.float64)
+        self.start = torch.nn.Parameter(number)
+        self.vertices = torch.nn.ModuleList(Call() for _ in range(5))
+
+    def forward(self) -> torch.Tensor:
+        first = v = self.vertices[0](lambda: self.start.clone())
+        for vertex in self.vertices[1:4]:
+            v = vertex(lambda u: 0.9 * u.sin(), v)
+        return self.vertices[4](lambda a, b: a + b, first, v)
+
+
+class Call(torch.nn.Module):
+    def forward(
+        self, function: Callable[..., torch.Tensor], *values: torch.Tensor
+    ) -> torch.Tensor:
+        return function(*values)
+
+
+@pytest.mark.parametrize(
+    ("gamma", "n", "copies"),
+    [(1.0, 1, False), (0.5, 3, False), (1.0, 4, True), (0.4, 2, True), (1.3, 3, True)],
+)
+def test_light_cone_shows_the_numbers_of_the_package(
+    page: Page, address: str, gamma: float, n: int, copies: bool
+) -> None:
+    visit(page, address + "book/equivalence/any-graph.html")
+    page.locator("#cone-play-level").set_checked(copies)
+    for name, value in (("gamma", gamma), ("n", n)):
+        page.locator(f"#cone-play-{name}").evaluate(
+            "(slider, value) => { slider.value = value;"
+            " slider.dispatchEvent(new Event('input')); }",
+            value,
+        )
+    lamps = page.locator("#cone-play circle[data-vertex]").evaluate_all(
+        "lamps => Object.fromEntries("
+        "lamps.map(l => [l.dataset.vertex, {...l.dataset}]))"
+    )
+    row = Row()
+    rule = pc.ZIL(gamma) if copies else pc.Strict(step_size=gamma, steps=n)
+
+    def loss() -> torch.Tensor:
+        return (row() - 0.4).square() / 2
+
+    errors = list(pc.infer(row, loss, rule, at=Call))[n].errors
+    delta = list(pc.infer(row, loss, pc.Backprop(), at=Call))[-1].errors
+    assert len(lamps) == (7 if copies else 4)
+    for name, lamp in lamps.items():
+        kind, number = name.split()
+        i = (
+            f"vertices.{int(number) - 1}"
+            if kind == "vertex"
+            else f"vertices.0+{number}"
+        )
+        want = float(errors[i])
+        assert float(lamp["error"]) == pytest.approx(want, rel=1e-9, abs=1e-12)
+        if kind == "vertex":
+            assert float(lamp["delta"]) == pytest.approx(float(delta[i]), rel=1e-9)
+        level = (5 if kind == "vertex" else 4) - int(number)
+        if copies:
+            expected = {-1: "dark", 0: "exact", 1: "wrong"}[(n > level) - (n < level)]
+            assert lamp["lamp"] == expected
+
+
+def test_light_cone_answers_to_the_keyboard(page: Page, address: str) -> None:
+    visit(page, address + "book/equivalence/any-graph.html")
+    page.locator("#cone-play-level").focus()
+    page.keyboard.press("Space")
+    expect(page.locator("#cone-play-level-value")).to_have_text("three")
+    page.locator("#cone-play-n").focus()
+    page.keyboard.press("ArrowRight")
+    expect(page.locator("#cone-play .explorable-says")).to_contain_text(
+        "Exact after 2 steps: vertex 3, copy 2"
+    )
