@@ -147,7 +147,7 @@ def _leaves_are_local(found: Cut, cut_at: Collection[str]) -> Measurement:
     return exactly(wrong / total)
 
 
-def _leaves(root: Tensor) -> list[Tensor]:
+def _leaves(root: Any) -> list[Tensor]:
     """Every leaf of autograd below a tensor: a walk of our own."""
     seen: set[Any] = set()
     stack: list[Any] = [root.grad_fn]
