@@ -91,6 +91,15 @@ def test_the_chapter_has_its_claims() -> None:
         "fp-is-not-descent",
         "what-must-be-frozen",
         "value-form-cancellation",
+        "master-recursion",
+        "leading-edge",
+        "gamma-power-law",
+        "z-il-exact",
+        "z-il-precision",
+        "zil-small-steps",
+        "unit-step-unstable",
+        "zil-orthogonal-chain",
+        "z-il-online-order",
     ]
 
 
