@@ -17,7 +17,7 @@ from torch import Tensor
 
 from .. import theory
 from ..learning import State, infer
-from ..rules import ZIL, Strict
+from ..rules import ZIL, Rule, Strict
 from .draw import Draw
 from .measuring import (
     ROUNDING,
@@ -158,10 +158,9 @@ def _silence(
 
 @leading_edge.control
 def with_a_shortcut(draw: Draw) -> Measurement:
-    """A vertex also feeds the loss directly; its level is counted the long way."""
+    """A vertex also feeds the loss directly; its longest path has two edges or more."""
     case = _tame(random_network(draw, least_depth=2, skip=True))
-    steps = [_some_steps(case, draw) for _ in range(case.depth)]
-    return _silence(case, steps, {"v1": case.distances[1]["v1"]})
+    return _silence(case, [_some_steps(case, draw)], {"v1": 2})
 
 
 @leading_edge.control
@@ -347,7 +346,8 @@ def noisy_start(draw: Draw) -> Measurement:
 @z_il_exact.control
 def not_graded(draw: Draw) -> Measurement:
     """A shortcut to the loss; every vertex is read after its longest way."""
-    case = curved(random_network(draw, least_depth=2, skip=True))
+    wiring = {"v1": (), "v2": ("v1",), "v3": ("v2",)}
+    case = curved(furnished(draw, wiring, ["v1", "v3"]))
     run = all_states(case, Live([1.0] * case.depth))
     return worst(*_arrivals(case, run, [1.0] * (case.depth + 1)))
 
@@ -461,7 +461,7 @@ def _limit(case: Instance, n: int, count: Callable[[int], float]) -> Measurement
 @zil_small_steps.control
 def one_step_not_counted_in(draw: Draw) -> Measurement:
     """C(n - 1, k) in place of C(n, k)."""
-    case, n = _levelled(draw, most_depth=3), draw.integer(4, 5)
+    case, n = curved(_levelled(draw, most_depth=2)), draw.integer(4, 5)
     return _limit(case, n, lambda k: math.comb(n - 1, k))
 
 
@@ -469,7 +469,7 @@ def one_step_not_counted_in(draw: Draw) -> Measurement:
 def two_lengths(draw: Draw) -> Measurement:
     """A shortcut to the loss; the exponent counts the long way."""
     wiring = {"v1": (), "v2": ("v1",)}
-    case = furnished(draw, wiring, ["v1", "v2"])
+    case = curved(furnished(draw, wiring, ["v1", "v2"]))
     n = draw.integer(3, 5)
     return _limit(case, n, lambda k: math.comb(n, k))
 
@@ -534,11 +534,14 @@ def _affine(draw: Draw) -> Instance:
     return dataclasses.replace(case, outputs=squares, direct=())
 
 
-def _energies(case: Instance, gamma: float) -> Measurement:
-    """E of six states of the package's rule against the closed form."""
-
+def _energies(
+    case: Instance, gamma: float, start_at: Values | None = None
+) -> Measurement:
+    """E of seven states of the package's rule against the closed form."""
     count = 6
-    rule = Strict(gamma, count + 1)  # not its last step, at which it may raise
+    rule: Rule = Strict(gamma, count + 1)  # not its last step, at which it may raise
+    if start_at is not None:
+        rule = Live([gamma] * count, start_at)
     states = infer(case.network, case.closure, rule, case.at)
     found = np.array([float(s.energy) for s in itertools.islice(states, count + 1)])
     lin = case.linear
@@ -561,9 +564,10 @@ def hessian_elsewhere(draw: Draw) -> Measurement:
 
 
 @unit_step_unstable.control
-def vertices_that_bend(draw: Draw) -> Measurement:
-    """The closed form of the energies for a graph that is not linear."""
-    return _energies(curved(furnished(draw, {"v1": (), "v2": ("v1",)}, ["v2"])), 1.0)
+def a_start_elsewhere(draw: Draw) -> Measurement:
+    """The closed form for a run that does not begin at the feed-forward pass."""
+    case = _affine(draw)
+    return _energies(case, 1.0, random_values(case, draw))
 
 
 @claim(instances="random chains with orthogonal weights", quantity="relative error")
