@@ -281,8 +281,10 @@ def its_own_steps_count(draw: Draw) -> Measurement:
     case = _levelled(draw, least_depth=2)
     first = _first_steps(case, draw)
     steps = _with_first(case, first, draw)
-    run, levels = all_states(case, Live(steps)), case.distances[1]
-    top = case.hidden[0]
+    top, levels = case.hidden[0], case.distances[1]
+    for k, gamma in enumerate(first[:-1]):
+        steps[k][top] = 2 * gamma
+    run = all_states(case, Live(steps))
     own = [math.prod(step[top] for step in steps[:k]) for k in range(case.depth + 1)]
     return worst(*_arrivals(case, run, own, levels={top: levels[top]}))
 
