@@ -394,3 +394,44 @@ def delays(
     edges = [(j, c) for c, above in parents.items() for j in above]
     edges += [(j, "loss") for j in loss_parents]
     return {(j, c): levels[j] - levels.get(c, 0) - 1 for j, c in edges}
+
+
+# ---- inference with unit steps -------------------------------------------------------
+
+
+def descent_energies(
+    H: Array, g: Array, start: float, step: float, count: int
+) -> Array:
+    """E after 0, 1, …, count steps down a quadratic energy, from where its slope is g.
+
+    E* + ½Σ (1 - γλ)²ᵗ(uᵀg)²/λ over the eigenpairs (λ, u) of H (N, N), which must be
+    positive definite; start is E(v(0)), and E* = start - ½Σ (uᵀg)²/λ.
+    Label: `unit-step-unstable`.
+
+    >>> descent_energies(np.diag([1.0, 3.0]), np.array([1.0, 3.0]), 2.0, 1.0, 2)
+    array([ 2.,  6., 24.])
+    """
+    eigenvalues, vectors = np.linalg.eigh(H)
+    weights = (vectors.T @ g) ** 2 / (2 * eigenvalues)
+    t = np.arange(count + 1)[:, None]
+    energies: Array = (
+        start - weights.sum() + (1 - step * eigenvalues) ** (2 * t) @ weights
+    )
+    return energies
+
+
+def orthogonal_chain_energy(t: int, layers: int, squared: float = 1.0) -> float:
+    """E after t unit steps in a linear chain of L layers with orthogonal weights.
+
+    (‖r‖²/2L)·(1 + Σ (1 + cos φ)(2cos φ - 1)²ᵗ), φ = jπ/L, j = 1..L - 1, where squared =
+    ‖r‖² is the squared residual of the feed-forward pass, and the loss half of it.
+    Label: `zil-orthogonal-chain`.
+
+    >>> orthogonal_chain_energy(0, layers=5)
+    0.5
+    >>> [round(orthogonal_chain_energy(t, layers=3), 12) for t in (1, 2, 3)]
+    [0.5, 1.5, 5.5]
+    """
+    cosines = [math.cos(math.pi * j / layers) for j in range(1, layers)]
+    terms = ((1 + c) * (2 * c - 1) ** (2 * t) for c in cosines)
+    return squared / (2 * layers) * (1 + math.fsum(terms))

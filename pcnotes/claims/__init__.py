@@ -19,6 +19,7 @@ for _module in (
     "dynamics",
     "orders",
     "floating_point",
+    "zero_divergence",
     "any_graph",
 ):
     import_module(f".{_module}", __name__)

@@ -7,11 +7,11 @@ a rule in the sense of `pcnotes.rules`, so `pcnotes.infer` runs it on any networ
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import torch
 
-from ..evaluation import Errors
+from ..evaluation import Errors, Evaluation
 from ..graph import Graph
 
 
@@ -146,3 +146,51 @@ class LocalScheme:
             }
             states = {i: torch.sin(sum(seen[i], told[i] + 1)) for i in states}
             yield states
+
+
+@dataclass(frozen=True)
+class Live:
+    """Descent of the energy with live predictions, any real steps, from any start.
+
+    steps: one entry for each update, a number for all vertices or {vertex: number or
+    matrix}. precisions: {vertex: symmetric matrix}, as the metric of its error; the
+    identity if not named. Matrices act on the last axis.
+    """
+
+    steps: Sequence[float | Mapping[str, float | torch.Tensor]]
+    start: Errors | None = None
+    precisions: Mapping[str, torch.Tensor] = field(default_factory=dict)
+
+    def run(self, graph: Graph) -> Iterator[Errors]:
+        """v ← v - Γ∇E, all at once; yields ε = f(v) - v."""
+        at = graph.evaluate()
+        ground = {i: at.predictions[i] for i in graph.hidden}
+        moved, errors = graph.zeros(), graph.zeros()
+        if self.start is not None:
+            moved = {i: v - ground[i] for i, v in self.start.items()}
+            at, errors = self._at(graph, ground, moved)
+        yield errors
+        for step in self.steps:
+            weighted = {i: self._weighted(i, e) for i, e in errors.items()}
+            asked = at.pull(weighted)
+            size = step if isinstance(step, Mapping) else dict.fromkeys(moved, step)
+            moved = {
+                i: u + _times(size[i], weighted[i] - asked[i]) for i, u in moved.items()
+            }
+            at, errors = self._at(graph, ground, moved)
+            yield errors
+
+    def _weighted(self, vertex: str, error: torch.Tensor) -> torch.Tensor:
+        return _times(self.precisions.get(vertex, 1.0), error)
+
+    @staticmethod
+    def _at(
+        graph: Graph, ground: Errors, moved: Errors
+    ) -> tuple[Evaluation, dict[str, torch.Tensor]]:
+        """The evaluation at v̂ + u, with ε = (f - v̂) - u, which keeps its digits."""
+        at = graph.evaluate({i: ground[i] + u for i, u in moved.items()})
+        return at, {i: (at.predictions[i] - ground[i]) - u for i, u in moved.items()}
+
+
+def _times(factor: float | torch.Tensor, vector: torch.Tensor) -> torch.Tensor:
+    return vector @ factor if isinstance(factor, torch.Tensor) else factor * vector
