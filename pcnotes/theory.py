@@ -330,3 +330,49 @@ def plateau(
     ulp = np.spacing(np.abs(values).max(0)).astype(float)
     roundings = gamma(len(g) + 4, unit) * (ends + magnitudes @ ends + np.abs(g))
     return np.linalg.solve(np.eye(len(g)) - magnitudes, ulp / (2 * eta) + roundings)
+
+
+# ---- equilibria ----------------------------------------------------------------------
+
+
+def nudge_bound(beta: float, upward: float, downward: float) -> float:
+    """The largest ‖ε*/β - δ‖/‖δ‖: max(βΛ/(1 + βΛ), βm/(1 - βm)).
+
+    upward, downward: Λ, m ≥ 0 with -mI ⪯ C̄ ⪯ ΛI; needs β ≥ 0; infinite if βm ≥ 1.
+    Only curvature downwards limits β. Label: `nudge-identity`.
+
+    >>> nudge_bound(1.0, upward=3.0, downward=0.0)
+    0.75
+    >>> nudge_bound(0.5, upward=0.0, downward=1.0)
+    1.0
+    """
+    up = beta * upward / (1 + beta * upward)
+    if beta * downward >= 1:
+        return math.inf
+    return max(up, beta * downward / (1 - beta * downward))
+
+
+def linear_residual(A: Array, r: Array, beta: float) -> Array:
+    """S⁻¹r with S = I + βAAᵀ: the residual of a linear network at equilibrium.
+
+    Shapes: A (outputs, N), the outputs' answer to shifts of N hidden numbers; r
+    (outputs,), the residual ŷ - y of the feed-forward pass. Label: `linear-exact`.
+
+    >>> linear_residual(np.array([[1.0]]), np.array([2.0]), beta=1.0)
+    array([1.])
+    """
+    solved: Array = np.linalg.solve(np.eye(len(r)) + beta * A @ A.T, r)
+    return solved
+
+
+def linear_equilibrium(A: Array, r: Array, beta: float) -> tuple[Array, float]:
+    """(ε*/β, F_β) = (AᵀS⁻¹r, ½rᵀS⁻¹r) of a linear network with the loss ½‖h - y‖².
+
+    Arguments as for `linear_residual`; β = 0 gives δ = Aᵀr and the loss. Label:
+    `linear-exact`.
+
+    >>> linear_equilibrium(np.array([[1.0]]), np.array([2.0]), beta=1.0)
+    (array([1.]), 1.0)
+    """
+    residual = linear_residual(A, r, beta)
+    return A.T @ residual, float(r @ residual) / 2

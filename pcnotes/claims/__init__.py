@@ -11,7 +11,13 @@ from importlib import import_module
 from .registry import CLAIMS, MARGIN, Claim, Measurement, claim
 
 # Importing a module registers its claims, so this is the order of every list of them.
-for _module in ("fixed_prediction", "dynamics", "orders", "floating_point"):
+for _module in (
+    "nudging",
+    "fixed_prediction",
+    "dynamics",
+    "orders",
+    "floating_point",
+):
     import_module(f".{_module}", __name__)
 
 __all__ = ["CLAIMS", "MARGIN", "Claim", "Measurement", "claim"]
