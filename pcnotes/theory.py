@@ -361,8 +361,7 @@ def linear_residual(A: Array, r: Array, beta: float) -> Array:
     >>> linear_residual(np.array([[1.0]]), np.array([2.0]), beta=1.0)
     array([1.])
     """
-    solved: Array = np.linalg.solve(np.eye(len(r)) + beta * A @ A.T, r)
-    return solved
+    return np.asarray(np.linalg.solve(np.eye(len(r)) + beta * A @ A.T, r), float)
 
 
 def linear_equilibrium(A: Array, r: Array, beta: float) -> tuple[Array, float]:

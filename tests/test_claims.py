@@ -77,6 +77,19 @@ def test_claim_is_complete(label: str) -> None:
 
 def test_the_chapter_has_its_claims() -> None:
     assert list(CLAIMS) == [
+        "saddle-function",
+        "equilibrium-is-shifted-bp",
+        "implicit-step",
+        "nudge-identity",
+        "nudge-limit",
+        "nudge-uniqueness",
+        "small-output-error",
+        "precision-ratio",
+        "finite-nudge-bias",
+        "centred-nudge",
+        "multiplier-iteration",
+        "finer-cuts-relax",
+        "linear-exact",
         "adjoint-recursion",
         "feedforward-is-minimum",
         "fp-varying-steps",

@@ -136,12 +136,12 @@ def equilibrium(
 
     beta > 0: E is minimised by Newton's method with negative curvature turned round,
     then the equation is solved to rounding. beta may be zero or negative: then, and
-    with nearby=True, by Newton's method alone, from λ = δ.
+    with nearby=True, by Newton's method alone, from λ = δ or from `start`.
     """
     b = np.zeros(landscape.size) if start is None else start
     if beta > 0 and not nearby:
         b = _descend(landscape, beta, b)
-    scaled = -b / beta if beta > 0 and b.any() else landscape.adjoint(b)
+    scaled = -b / beta if beta and b.any() else landscape.adjoint(b)
     return _polish(landscape, beta, scaled)
 
 
