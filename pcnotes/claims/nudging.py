@@ -1270,7 +1270,7 @@ def _linear_law(
     landscape: Landscape, A: Array, r: Array, beta: float
 ) -> list[Measurement]:
     """λ and φ in closed form against Newton's method."""
-    found = equilibrium(landscape, beta, nearby=True)
+    found = equilibrium(landscape, beta)
     scaled, value = theory.linear_equilibrium(A, r, beta)
     size = norm(A) ** 2 * (1 + beta)
     room = ROUNDING * (1 + norm(A)) * norm(r) * (1 + size) + found.residual
