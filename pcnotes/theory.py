@@ -367,8 +367,8 @@ def linear_residual(A: Array, r: Array, beta: float) -> Array:
 def linear_equilibrium(A: Array, r: Array, beta: float) -> tuple[Array, float]:
     """(ε*/β, F_β) = (AᵀS⁻¹r, ½rᵀS⁻¹r) of a linear network with the loss ½‖h - y‖².
 
-    Arguments as for `linear_residual`; β = 0 gives δ = Aᵀr and the loss. Label:
-    `linear-exact`.
+    Arguments as for `linear_residual`; β = 0 gives δ = Aᵀr and the loss.
+    Label: `linear-exact`.
 
     >>> linear_equilibrium(np.array([[1.0]]), np.array([2.0]), beta=1.0)
     (array([1.]), 1.0)
