@@ -15,6 +15,7 @@ for _module in (
     "backpropagation",
     "predictive_coding",
     "cutting",
+    "nudging",
     "fixed_prediction",
     "dynamics",
     "orders",

@@ -11,6 +11,7 @@ import tempfile
 from collections.abc import Callable, Iterator
 from urllib.parse import quote
 
+import numpy as np
 import pytest
 import torch
 from axe_playwright_python.sync_playwright import Axe
@@ -19,6 +20,7 @@ from reading import site_pages
 
 import pcnotes as pc
 from pcnotes import theory
+from pcnotes.claims.equilibria import Landscape, equilibrium
 
 PAGES = [page for page in site_pages() if page != "index.html"]
 NAMES = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable")
@@ -343,3 +345,38 @@ def test_light_cone_answers_to_the_keyboard(page: Page, address: str) -> None:
     expect(page.locator("#cone-play .explorable-says")).to_contain_text(
         "Exact after 2 steps: vertex 3, copy 2"
     )
+
+
+def two_vertices(b: torch.Tensor) -> torch.Tensor:
+    """v₁ = 0.3 + b₁, v₂ = 2 tanh v₁ + b₂, half the square of 1.5 v₂ - 3."""
+    output = 1.5 * (2 * torch.tanh(0.3 + b[0]) + b[1])
+    return (output - 3).square() / 2
+
+
+@pytest.mark.parametrize("exponent", [-2, -1, 0, 1])
+def test_nudge_dial_shows_the_numbers_of_the_package(
+    page: Page, address: str, exponent: float
+) -> None:
+    visit(page, address + "book/equivalence/nudging.html")
+    page.locator("#nudge-dial-beta").evaluate(
+        "(slider, value) => { slider.value = value;"
+        " slider.dispatchEvent(new Event('input')); }",
+        exponent,
+    )
+    shown = page.locator("#nudge-dial").evaluate("figure => ({...figure.dataset})")
+    landscape, beta = Landscape(two_vertices, 2), 10.0**exponent
+    expected = {
+        "pc": equilibrium(landscape, beta).shift,
+        "bp": -beta * landscape.adjoint(np.zeros(2)),
+    }
+    assert float(shown["beta"]) == pytest.approx(beta)
+    for name, point in expected.items():
+        assert [float(t) for t in shown[name].split()] == pytest.approx(list(point))
+
+
+def test_nudge_dial_answers_to_the_keyboard(page: Page, address: str) -> None:
+    visit(page, address + "book/equivalence/nudging.html")
+    page.locator("#nudge-dial-beta").focus()
+    page.keyboard.press("End")
+    expect(page.locator("#nudge-dial-beta-value")).to_have_text("10.00")
+    expect(page.locator("#nudge-dial .explorable-says")).to_contain_text("leaves")
