@@ -22,7 +22,7 @@ from tqdm import tqdm
 
 from . import __version__
 from .claims import CLAIMS, Claim
-from .claims.verification import Verdict, table, verify
+from .claims.verification import Verdict, table, verify_all
 from .demonstration import RULES, load, look, subjects
 
 _LEGEND = """\
@@ -138,14 +138,8 @@ def _chosen(parser: argparse.ArgumentParser, labels: Sequence[str]) -> list[Clai
 
 
 def _verify(claims: Sequence[Claim], trials: int, seed: int) -> list[Verdict]:
-    width = max(len(claim.label) for claim in claims)
-    verdicts = []
     with tqdm(total=trials * len(claims), unit="trial", mininterval=0.5) as bar:
-        for claim in claims:
-            bar.set_description(claim.label.ljust(width))
-            verdicts.append(verify(claim, trials, seed, bar.update))
-        bar.set_description("done".ljust(width))
-    return verdicts
+        return verify_all(claims, trials, seed, bar.update)
 
 
 def _conclude(verdicts: Sequence[Verdict]) -> int:

@@ -284,21 +284,21 @@ def _first_error(case: Instance, moved: Values, first: int) -> Measurement:
 
 
 def _slope_of_saddle(case: Instance, draw: Draw, sign: float) -> Measurement:
-    """𝓛(v̂ + h, δ + κu) - 𝓛(v̂, δ) is κ‖(J - I)h‖ up to o(h), of the sign of κ.
+    """𝓛(v̂ + h, δ + au) - 𝓛(v̂, δ) is a‖(J - I)h‖ up to o(h), of the sign of a.
 
     A bound of one: beyond it the sign would be wrong. The remainder is of order h.
     """
     lin, size = case.linear, case.size
     h = 1e-7 * lin.stacked(random_errors(case, draw))
     pushed = lin.M.T @ h - h
-    kappa = sign * size
-    unit = lin.named(kappa * pushed / norm(pushed))
+    a = sign * size
+    moved = lin.named(a * pushed / norm(pushed))
     there = {i: case.feedforward[i] + d for i, d in lin.named(h).items()}
-    price = {i: d + unit[i] for i, d in case.delta.items()}
+    price = {i: d + moved[i] for i, d in case.delta.items()}
     with torch.no_grad():
         rise = _lagrangian(case, there, price)
         rise -= _lagrangian(case, case.feedforward, case.delta)
-    expected = kappa * norm(pushed)
+    expected = a * norm(pushed)
     return Measurement(abs(float(rise) / expected - 1), 1.0)
 
 

@@ -73,10 +73,15 @@ def fp_no_faster_local_scheme(draw: Draw) -> Measurement:
     """No local synchronous scheme tells a vertex anything of the label any sooner.
 
     Two runs of a random scheme that differ in the label alone: how many states differ
-    before the round that the distance to the loss allows. None may, not by one bit.
+    before the round that the distance to the loss allows. None may, not by one bit. On
+    levelled graphs that round is d_max.
     """
-    case = any_network(draw)
-    return exactly(_know_early(case, _neighbours(case), draw))
+    case, levelled = any_network(draw), graded_network(draw)
+    rounds = theory.rounds_needed(levelled.edges, levelled.loss_parents)
+    return worst(
+        exactly(_know_early(case, _neighbours(case), draw)),
+        exactly(float(rounds != levelled.distances[1])),
+    )
 
 
 def _neighbours(case: Instance) -> set[tuple[str, str]]:

@@ -14,10 +14,10 @@ from ..rules import FixedPrediction
 from .draw import Draw
 from .measuring import (
     ROUNDING,
-    all_near,
     all_states,
     differing,
     exactly,
+    growth,
     near,
     norm,
     random_errors,
@@ -88,14 +88,15 @@ def parents_first(draw: Draw) -> Measurement:
 def fp_gauss_seidel(draw: Draw) -> Measurement:
     """Sweeps from the loss deliver I_η(j, n) of δ⁽ʲ⁾; one unit sweep is reverse mode.
 
-    Every state of sweeps that use fresh children against the closed form; one sweep
-    with η = 1 against autograd; sweeps from the input against the synchronous
-    iteration, bit for bit.
+    Every state of sweeps that use fresh children against the closed form, for steps in
+    (0, 1) and for real ones; one sweep with η = 1 against autograd; sweeps from the
+    input against the synchronous iteration, bit for bit.
     """
     case, eta, n = random_network(draw), draw.uniform(0.05, 1.0), draw.integer(1, 4)
     wrong_way = states(case, Sweeps(eta, n, from_loss=False))
     return worst(
         _sweeps(case, eta, n, theory.gauss_seidel_tail),
+        _sweeps(case, draw.uniform(-0.5, 1.5), n, theory.gauss_seidel_tail),
         near(case, states(case, Sweeps(1.0, 1))[-1], case.delta),
         exactly(differing(wrong_way, states(case, FixedPrediction(eta, n)))),
     )
@@ -108,7 +109,13 @@ def _sweeps(
     expected = [
         shares(case, [tail(t, eta, d) for d in distances]) for t in range(n + 1)
     ]
-    return all_near(case, states(case, Sweeps(eta, n)), expected)
+    # Terms on both sides, signs apart: tosses whose weights |η| and |1 - η| may add up
+    # to more than one, n + d - 1 of them at most.
+    room = growth([eta] * (n + case.depth - 1))
+    found = states(case, Sweeps(eta, n))
+    return worst(
+        *(near(case, a, b, room) for a, b in zip(found, expected, strict=True))
+    )
 
 
 @fp_gauss_seidel.control

@@ -11,8 +11,8 @@ from typing import NamedTuple
 
 import numpy as np
 import torch
-from torch import Tensor
-from torch.distributions import Categorical, Normal
+from torch import Tensor, nn
+from torch.distributions import Categorical, MultivariateNormal, Normal
 
 from .. import learning
 from ..graph import Graph, cut
@@ -35,6 +35,7 @@ from .networks import (
     Product,
     Readout,
     Values,
+    Vertex,
     curved,
     furnished,
     random_network,
@@ -49,24 +50,30 @@ def energy_is_log_joint(draw: Draw) -> Measurement:
     """Minus the log of the joint density is the energy plus a constant without θ.
 
     The package's energy against log-densities from `torch.distributions`, at two
-    states of two networks that differ in θ, with the constant in closed form; and the
-    integral of exp(-E₀) over all values of three random vertices.
+    states of two networks that differ in θ, with the constant in closed form, for
+    variances that are shared (E_β/σ², β = σ²/κ) or not; the quadratic form with full
+    covariances; the integral of exp(-E₀) over all values of three random vertices.
     """
     model = _random_model(draw)
     return worst(
         _against_densities(model, draw),
         _against_densities(_other_parameters(model, draw), draw),
+        _full_covariances(model.case, draw),
         _integral(_random_triangle(draw)),
     )
 
 
 class _Model(NamedTuple):
-    """variance: of each hidden vertex, by entry; noise: of a Gaussian output."""
+    """variance: of each hidden vertex, by entry; noise: of a Gaussian output, κ.
+
+    shared: σ², if all variances are this one.
+    """
 
     case: Instance
     variance: Values
     noise: float
     labels: Tensor | None  # classes, if the output is categorical
+    shared: float | None
 
 
 def _random_model(draw: Draw) -> _Model:
@@ -81,7 +88,10 @@ def _random_model(draw: Draw) -> _Model:
     if draw.integer(0, 1):
         labels = torch.randint(shape[1], shape[:1], generator=generator)
     noise = draw.uniform(0.1, 10.0) if labels is None else 1.0
-    return _Model(_with_likelihood(case, labels), variance, noise, labels)
+    shared = draw.uniform(0.1, 10.0) if draw.integer(0, 1) else None
+    if shared is not None:
+        variance = {i: torch.full_like(v, shared) for i, v in variance.items()}
+    return _Model(_with_likelihood(case, labels), variance, noise, labels, shared)
 
 
 def _with_likelihood(case: Instance, labels: Tensor | None) -> Instance:
@@ -110,10 +120,14 @@ def _other_parameters(model: _Model, draw: Draw) -> _Model:
 def _against_densities(model: _Model, draw: Draw) -> Measurement:
     """-log p(v, y | x) - E against the constant, relative to the terms."""
     case, values = model.case, random_values(model.case, draw)
-    objective = Objective(
-        1 / model.noise, {i: 1 / variance for i, variance in model.variance.items()}
-    )
-    energy = float(_energy(_cut(case), objective, values))
+    if model.shared is None:
+        precision = {i: 1 / variance for i, variance in model.variance.items()}
+        energy = float(
+            _energy(_cut(case), Objective(1 / model.noise, precision), values)
+        )
+    else:
+        objective = Objective(model.shared / model.noise)
+        energy = float(_energy(_cut(case), objective, values)) / model.shared
     joint, constant, size = 0.0, 0.0, abs(energy)
     for i, variance in model.variance.items():
         mu = case.network.predict(i, values, case.x).detach()
@@ -129,6 +143,25 @@ def _against_densities(model: _Model, draw: Draw) -> Measurement:
             joint -= float(Categorical(logits=out).log_prob(model.labels).sum())
     size += abs(joint) + abs(constant)
     return Measurement(abs(joint - energy - constant) / size, ROUNDING)
+
+
+def _full_covariances(case: Instance, draw: Draw) -> Measurement:
+    """-log p(v | x) = ½ΣεᵀΠε + log Z_v, with correlated entries in every vertex."""
+    values, generator = random_values(case, draw), draw.generator()
+    joint = formula = size = 0.0
+    for i in case.hidden:
+        root = torch.randn(2 * [case.x.numel()], generator=generator).double()
+        covariance = torch.eye(len(root)).double() + root @ root.T
+        mu = case.network.predict(i, values, case.x).detach()
+        model = MultivariateNormal(mu.flatten(), covariance)
+        joint -= float(model.log_prob(values[i].flatten()))
+        error = (mu - values[i]).flatten().numpy()
+        squares = float(error @ np.linalg.solve(covariance.numpy(), error)) / 2
+        volume = float(np.linalg.slogdet(2 * math.pi * covariance.numpy())[1]) / 2
+        formula += squares + volume
+        # Solving loses what the condition number says; log-determinants add up.
+        size += abs(volume) + squares * float(torch.linalg.cond(covariance))
+    return Measurement(abs(joint - formula) / size, ROUNDING)
 
 
 def _cut(case: Instance) -> Graph:
@@ -196,8 +229,9 @@ def energy_gradients(draw: Draw) -> Measurement:
     """The energy's gradients are made of a vertex's own error and its children's.
 
     The force on every value and the gradient in every parameter against autograd on
-    the energy, with β ≠ 1; and, bit for bit, that a vertex's force depends on nothing
-    but itself, parents, children and co-parents, its lesson on itself and parents.
+    the energy, with β ≠ 1. By autograd alone and bit for bit: a vertex's force depends
+    on nothing but itself, parents, children and co-parents, its lesson on itself and
+    parents; the message from a child that adds does not depend on the co-parent.
     """
     case, scale = random_network(draw), draw.uniform(0.1, 10.0)
     values = random_values(case, draw)
@@ -207,6 +241,7 @@ def energy_gradients(draw: Draw) -> Measurement:
         _lessons(case, scale, values),
         exactly(_force_changes(case, i, values, others, _blanket(case, i))),
         exactly(_lesson_changes(case, i, values, others)),
+        exactly(_message_changes(_adding(draw), draw)),
     )
 
 
@@ -273,26 +308,40 @@ def _mixed(values: Values, others: Values, kept: Iterable[str]) -> Values:
 def _force_changes(
     case: Instance, i: str, values: Values, others: Values, kept: Iterable[str]
 ) -> float:
-    """How many numbers of the force on i change when all values but `kept` do."""
-    graph = _cut(case)
-    forces = []
-    for state in (values, _mixed(values, others, kept)):
-        at = graph.evaluate(state)
-        errors = {k: at.predictions[k] - v for k, v in state.items()}
-        forces.append(at.pull(errors)[i] - errors[i])
-    return float((forces[0] != forces[1]).sum())
+    """How many numbers of ∇E in v_i change when all values but `kept` do."""
+    row = case.hidden.index(i)
+    there = _mixed(values, others, kept)
+    before, after = (_slope(case, 1.0, state)[row] for state in (values, there))
+    return float((before != after).sum())
 
 
 def _lesson_changes(case: Instance, i: str, values: Values, others: Values) -> float:
-    """The same for the gradient of the parameters of i, of which i itself is a part."""
-    graph, kept = _cut(case), {i, *case.edges[i]}
-    found = []
-    for state in (values, _mixed(values, others, kept)):
-        at = graph.evaluate(state)
-        error = {i: at.predictions[i] - state[i]}
-        found.append([g for _, g in at.gradients(error, loss=False)])
-    pairs = zip(*found, strict=True)
-    return float(sum(int((a != b).sum()) for a, b in pairs))
+    """The same for ∇E in the weights of i, which no other vertex shares."""
+    name, there = f"{i}.weights", _mixed(values, others, {i, *case.edges[i]})
+    before, after = (
+        case.gradients_of(case.energy(state, 1.0)) for state in (values, there)
+    )
+    if name not in before:  # a product has no parameters
+        return 0.0
+    return float((before[name] != after[name]).sum())
+
+
+def _adding(draw: Draw) -> nn.Module:
+    """Adds a linear function of each of two parents."""
+    return Vertex("linear", parents=2, width=3, generator=draw.generator())
+
+
+def _message_changes(child: nn.Module, draw: Draw) -> float:
+    """How many numbers of J_ciᵀε_c change with the other parent, for a fixed ε_c."""
+    own, one, other, error = torch.randn(
+        4, 2, 3, generator=draw.generator(), dtype=torch.float64
+    )
+    messages = []
+    for coparent in (one, other):
+        leaf = own.clone().requires_grad_()
+        prediction = child(torch.tanh(leaf), torch.tanh(coparent))
+        messages += torch.autograd.grad((prediction * error).sum(), leaf)
+    return float((messages[0] != messages[1]).sum())
 
 
 @energy_gradients.control
@@ -311,6 +360,12 @@ def coparent_moves(draw: Draw) -> Measurement:
     others = _elsewhere(case, values, draw)
     kept = _blanket(case, "v1") - {"v2"}
     return exactly(_force_changes(case, "v1", values, others, kept))
+
+
+@energy_gradients.control
+def child_multiplies(draw: Draw) -> Measurement:
+    """The child is a product of its two parents."""
+    return exactly(_message_changes(Product(), draw))
 
 
 # ---- the feed-forward pass -----------------------------------------------------------
@@ -379,7 +434,8 @@ def unimodular_chart(draw: Draw) -> Measurement:
 
     At random shifts b: v(b) by one run of the whole network against the package, the
     determinant, E = ½‖b‖² + β·ℓ(v(b)), ∇_vE = (I - J)ᵀ∇_bE by two autograd graphs; one
-    step in b from the feed-forward pass against δ; the Hessians at a critical point.
+    step in b from the feed-forward pass against δ; the Hessians at a critical point,
+    and the one in v at the feed-forward pass.
     """
     case, scale = random_network(draw), draw.uniform(0.1, 10.0)
     shifts = random_errors(case, draw)
@@ -389,6 +445,7 @@ def unimodular_chart(draw: Draw) -> Measurement:
         *_both_charts(case, scale, shifts),
         _first_step(case, rule, gamma * scale),
         _hessians(_small(draw), scale, draw, critical=True),
+        _hessian_at_rest(_small(draw), scale),
     )
 
 
@@ -482,6 +539,26 @@ def _hessians(case: Instance, scale: float, draw: Draw, critical: bool) -> Measu
     off = norm(outer - I_J.T @ inner @ I_J)
     room = ROUNDING * np.linalg.cond(I_J) ** 2  # v(b), and then two products
     return Measurement(off / (norm(I_J) ** 2 * norm(inner)), room)
+
+
+def _hessian_at_rest(case: Instance, scale: float) -> Measurement:
+    """∇²_vE = (I - J)ᵀ(I - J) + β·∇²ℓ at the feed-forward pass."""
+    names, shape = case.hidden, tuple(case.x.shape)
+    v = torch.stack([case.feedforward[i] for i in names]).flatten()
+
+    def named(flat: Tensor) -> Values:
+        return dict(zip(names, flat.view(-1, *shape), strict=True))
+
+    hessian = torch.autograd.functional.hessian
+    whole: Array = hessian(
+        lambda u: case.energy(named(u), scale), v, vectorize=True
+    ).numpy()
+    label: Array = hessian(lambda u: case.loss(named(u)), v, vectorize=True).numpy()
+    I_J = np.eye(len(v)) - case.linear.M.T
+    # ε = 0 up to the rounding of values, which multiplies the curvature of f.
+    size = norm(I_J) ** 2 + scale * norm(label) + norm(v)
+    off = norm(whole - I_J.T @ I_J - scale * label)
+    return Measurement(off / size, ROUNDING)
 
 
 @unimodular_chart.control

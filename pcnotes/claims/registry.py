@@ -84,8 +84,16 @@ class Claim:
         """Measure one instance."""
         return self.measure(draw)
 
+    def __reduce__(self) -> tuple[Callable[[str], Claim], tuple[str]]:
+        """To another process a claim goes by its label."""
+        return _of_label, (self.label,)
+
 
 CLAIMS: dict[str, Claim] = {}
+
+
+def _of_label(label: str) -> Claim:
+    return CLAIMS[label]
 
 
 def claim(instances: str, quantity: str) -> Callable[[Measure], Claim]:

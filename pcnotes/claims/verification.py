@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import math
+import os
 import traceback
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import ProcessPoolExecutor, as_completed
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -74,7 +76,7 @@ def verify(
     claim: Claim,
     trials: int,
     seed: int,
-    advance: Callable[[], object] = lambda: None,
+    advance: Callable[[], object] | None = None,
 ) -> Verdict:
     """Measure a claim on the seeds seed, seed + 1, … and its controls on the first few.
 
@@ -85,11 +87,32 @@ def verify(
     with one_thread():
         for trial in range(seed, seed + trials):
             found.append(_measure(claim.measure, trial))
-            advance()
+            if advance is not None:
+                advance()
         verdict = Verdict(claim, trials, seed, worst(*(m for m, _ in found)))
         failed = [failure for measured, failure in found if not measured.ok]
         verdict.failures = failed[:1] + list(_controls(verdict))[:1]
     return verdict
+
+
+def verify_all(
+    claims: Sequence[Claim],
+    trials: int,
+    seed: int,
+    advance: Callable[[int], object] = lambda trials: None,
+) -> list[Verdict]:
+    """Every claim; several at a time where there are several cores.
+
+    advance: called with the number of trials that were made since.
+    """
+    workers = min(os.cpu_count() or 1, len(claims))
+    if workers == 1:
+        return [verify(c, trials, seed, lambda: advance(1)) for c in claims]
+    with ProcessPoolExecutor(workers) as pool:
+        found = [pool.submit(verify, claim, trials, seed) for claim in claims]
+        for done in as_completed(found):
+            advance(done.result().trials)
+    return [future.result() for future in found]
 
 
 def _controls(verdict: Verdict) -> Iterator[Failure]:

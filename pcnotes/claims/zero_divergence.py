@@ -359,19 +359,19 @@ def not_graded(draw: Draw) -> Measurement:
 
 @claim(instances="random levelled graphs and precisions", quantity="relative error")
 def z_il_precision(draw: Draw) -> Measurement:
-    """With Γ·Π = c·I in each level, ξ = Πε holds c₁⋯cₖ·δ after k steps.
+    """With Π·Γ = a·I for update s of level s, ξ = Πε holds a₁⋯aₖ·δ after k steps.
 
-    Random positive definite precisions with steps that are multiples of their inverses;
-    and the package's strict rule with a number for each level and unit steps.
+    Random positive definite precisions, and steps that are multiples of their inverses
+    where the edge passes, arbitrary matrices elsewhere; and the package's strict rule
+    with a number for each level and unit steps.
     """
     case = _levelled(draw)
     metric = _precisions(case, draw)
     first = [_some_step(draw) for _ in range(case.depth)]
-    steps = {
-        i: first[k - 1] * torch.linalg.inv(metric[i])
-        for i, k in case.distances[1].items()
-    }
-    run = all_states(case, Live([steps] * case.depth, precisions=metric))
+    steps = [_precisions(case, draw) for _ in first]
+    for i, k in case.distances[1].items():
+        steps[k - 1][i] = first[k - 1] * torch.linalg.inv(metric[i])
+    run = all_states(case, Live(steps, precisions=metric))
     return worst(
         *_arrivals(case, run, _products(first), metric=metric),
         *_one_number_a_level(case, draw),
@@ -431,8 +431,9 @@ def error_not_weighted(draw: Draw) -> Measurement:
 def zil_small_steps(draw: Draw) -> Measurement:
     """After n ≥ k small steps a vertex of level k holds C(n, k)·γᵏ·δ, to first order.
 
-    ε/(C(n, k)γᵏ) at ±γ and ±γ/2, extrapolated to γ = 0. What the last extrapolation
-    still changed bounds what is left, apart from rounding.
+    ε/(C(n, k)γᵏ), and -(v - v̂) in the place of ε, at ±γ and ±γ/2, extrapolated to
+    γ = 0. What the last extrapolation still changed bounds what is left, apart from
+    rounding.
     """
     case, n = _levelled(draw, most_depth=3), draw.integer(3, 5)
     return _limit(case, n, lambda k: math.comb(n, k))
@@ -441,13 +442,16 @@ def zil_small_steps(draw: Draw) -> Measurement:
 def _limit(case: Instance, n: int, count: Callable[[int], float]) -> Measurement:
     levels, gamma = case.distances[1], 2e-3
 
-    def share(step: float) -> Values:
-        state = all_states(case, Live([step] * n))[n]
-        return {i: state.errors[i] / (count(k) * step**k) for i, k in levels.items()}
+    def shares(step: float) -> theory.Array:
+        state, lin = all_states(case, Live([step] * n))[n], case.linear
+        moved = {i: case.feedforward[i] - state.values[i] for i in levels}
+        law = {i: count(k) * step**k for i, k in levels.items()}
+        whole = lin.stacked({i: torch.full_like(v, law[i]) for i, v in moved.items()})
+        return np.stack([lin.stacked(state.errors), lin.stacked(moved)]) / whole
 
     def even(step: float) -> theory.Array:
-        plus, minus = (case.linear.stacked(share(s)) for s in (step, -step))
-        return (plus + minus) / 2
+        middle: theory.Array = (shares(step) + shares(-step)) / 2
+        return middle
 
     rough, fine = even(gamma), even(gamma / 2)
     limit = (4 * fine - rough) / 3
@@ -621,36 +625,50 @@ def z_il_online_order(draw: Draw) -> Measurement:
     """A parameter may change once all its readers have learned and the values moved on.
 
     Parameters are changed at random after the update that follows the last instant of
-    their readers; the lessons still are backpropagation's at the old parameters.
+    their readers; the lessons still are backpropagation's at the old parameters, with
+    unit steps, and with any others once they are divided by the products of the steps.
     """
-    return _online(_levelled(draw), draw)
+    case = _levelled(draw)
+    first = _first_steps(case, draw)
+    steps = _with_first(case, first, draw, more=1)
+    return worst(_online(case, draw), _online(case, draw, steps, _products(first)))
 
 
 def _online(
-    case: Instance, draw: Draw, values_first: bool = True, last: bool = True
+    case: Instance,
+    draw: Draw,
+    steps: Sequence[Mapping[str, float]] = (),
+    products: Sequence[float] = (),
+    values_first: bool = True,
+    last: bool = True,
 ) -> Measurement:
-    """Unit steps by autograd on the energy, lessons on the way, parameters changing.
+    """Steps by autograd on the energy, lessons on the way, parameters changing.
 
-    values_first: whether a change comes after the values' update of that instant. last:
-    whether a parameter waits for the last of its readers' instants, not the first.
+    steps, products: unit steps if not given. values_first: whether a change comes after
+    the values' update of that instant. last: whether a parameter waits for the last of
+    its readers' instants, not the first.
     """
+    steps = steps or [dict.fromkeys(case.hidden, 1.0)] * (case.depth + 1)
+    products = products or [1.0] * (case.depth + 1)
     truth, levels = case.parameter_gradients(), case.distances[1]
     named = dict(case.network.named_parameters())
     before = {name: p.detach().clone() for name, p in named.items()}
     changes = _readings(case, levels, last)
     generator = draw.generator()
     values, found = dict(case.feedforward), dict.fromkeys(truth, torch.zeros(()))
-    for t in range(case.depth + 1):
+    for t, step in enumerate(steps):
         for name, lesson in _lesson(case, values, levels, t).items():
-            found[name] = found[name] + lesson
-        moved = {i: v - g for (i, v), g in _slopes(case, values) if values_first}
+            found[name] = found[name] + lesson / products[t]
+        moved = _moved(case, values, step) if values_first else {}
         for name in changes.get(t, ()):
             noise = torch.randn(named[name].shape, generator=generator)
             named[name].data += noise.to(torch.float64)
-        values = moved or {i: v - g for (i, v), g in _slopes(case, values)}
+        values = moved or _moved(case, values, step)
     for name, p in named.items():
         p.data.copy_(before[name])
-    return near_gradients(case, found, truth)
+    # Errors are differences of values here, and are divided by the products.
+    smallest = min(abs(c) for c in products) * case.size
+    return near_gradients(case, found, truth, 1 + _largest_value(case) / smallest)
 
 
 def _readings(
@@ -682,10 +700,11 @@ def _lesson(
     return case.gradients_of(total) if total.requires_grad else {}
 
 
-def _slopes(case: Instance, values: Values) -> zip[tuple[tuple[str, Tensor], Tensor]]:
+def _moved(case: Instance, values: Values, step: Mapping[str, float]) -> Values:
     leaves = {i: v.detach().requires_grad_() for i, v in values.items()}
     found = torch.autograd.grad(case.energy(leaves, 1.0), list(leaves.values()))
-    return zip(values.items(), found, strict=True)
+    slopes = dict(zip(leaves, found, strict=True))
+    return {i: v - step[i] * slopes[i] for i, v in values.items()}
 
 
 @z_il_online_order.control
