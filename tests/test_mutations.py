@@ -169,7 +169,7 @@ MUTATIONS = {
             "lessons.py",
             "self._sums.add_one(id(leaf), gradient)",
             "self._sums[id(leaf)] = gradient",
-            AUTOGRAD,
+            STEP_BY_STEP,
         ),
         Mutation(
             "only the parent that came first is seen",
