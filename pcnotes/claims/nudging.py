@@ -1015,7 +1015,7 @@ def _penalty_gradient(case: Instance) -> Gradients:
 def _value_to_second_order(landscape: Landscape, draw: Draw) -> Measurement:
     """At a tenth of β the rest of the value is a thousandth, and a little more."""
     delta, curvature, unit = _origin(landscape)
-    zero, beta = np.zeros(landscape.size), draw.uniform(0.01, 0.02) / unit
+    zero, beta = np.zeros(landscape.size), draw.uniform(0.003, 0.006) / unit
     start = landscape.at(zero)
     slope, bend = float(delta @ delta), float(delta @ curvature @ delta)
 
@@ -1025,7 +1025,7 @@ def _value_to_second_order(landscape: Landscape, draw: Draw) -> Measurement:
 
     room = ROUNDING * (1 + abs(start)) * 1e-2
     large = max(left(beta), left(2 * beta))
-    return Measurement(left(beta / 10), SPARE * 1e-3 * large + room)
+    return Measurement(left(beta / 10), 2 * SPARE * 1e-3 * large + room)
 
 
 @finite_nudge_bias.control
