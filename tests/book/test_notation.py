@@ -65,6 +65,12 @@ def spans(text: str) -> list[tuple[str, bool]]:
 KNOWN = {s for tex, _ in spans(NOTATION) for s in symbols(tex)}
 
 
+def defined(tex: str) -> set[str]:
+    """What stands alone on the left of an equals sign, with its argument or index."""
+    left = rf"({TOKEN.pattern})(?:[_^](?:\{{[^{{}}]*\}}|\w))*(?:\([^()]*\))?\s*&?="
+    return {re.sub(r"[{}\s]", "", token) for token in re.findall(left, tex)}
+
+
 def statements() -> list[tuple[str, str, str]]:
     """(page, label, the page's text up to the end of the statement) of each."""
     pattern = re.compile(
@@ -86,7 +92,9 @@ def test_every_symbol_of_a_statement_is_defined(
     """On the notation page, or in a line of words, here or earlier on the page."""
     text = PAGES[page]
     used = {s for tex, _ in spans(text[start:end]) for s in symbols(tex)}
-    named = {s for tex, inline in spans(text[:end]) if inline for s in symbols(tex)}
+    named: set[str] = set()
+    for tex, inline in spans(text[:end]):
+        named |= symbols(tex) if inline else defined(tex)
     assert used - KNOWN - named == set(), f"{label}: symbols that nobody introduced"
 
 
