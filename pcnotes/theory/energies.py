@@ -75,7 +75,7 @@ def descent_energies(
 def orthogonal_chain_energy(t: int, layers: int, squared: float = 1.0) -> float:
     """E after t unit steps in a linear chain of L layers with orthogonal weights.
 
-    (‖r‖²/2L)·(1 + Σ (1 + cos φ)(2cos φ - 1)²ᵗ), φ = jπ/L, j = 1..L - 1, where squared =
+    (‖r‖²/2L)·(1 + Σ (1 + cos ϑ)(2cos ϑ - 1)²ᵗ), ϑ = jπ/L, j = 1..L - 1, where squared =
     ‖r‖² is the squared residual of the feed-forward pass, and the loss half of it.
     Label: `zil-orthogonal-chain`.
 
