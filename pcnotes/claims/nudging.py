@@ -936,7 +936,10 @@ def _value_to_first_order(landscape: Landscape, beta: float) -> Measurement:
 def _only_the_ratio(case: Instance, draw: Draw) -> Measurement:
     """Five steps with precision π and weight β; with weight β/π and steps times π."""
     pi, beta = draw.uniform(0.3, 3.0), draw.uniform(0.1, 1.0)
-    step = 0.05
+    # Well below what is stable near v̂; Q stands for the size of the second derivatives.
+    steepest = (1 + norm(case.linear.M)) ** 2
+    steepest += beta / pi * norm(_lagrangian_hessian(case))
+    step = 0.1 / steepest
     both = Strict(step_size=step / pi, steps=5, scale=beta, precision=pi)
     ratio = Strict(step_size=step, steps=5, scale=beta / pi)
     one, other = (all_states(case, rule)[-1] for rule in (both, ratio))
