@@ -211,7 +211,9 @@ class Evaluation:
         if not self._in_order:
             return self._level_by_level(seed, leaves)
         values = [self._values[i] for i in self._cut]
-        nothing = [v.new_zeros(()).expand(v.shape) for v in values]
+        kinds = {v.dtype for v in values}
+        zeros = {kind: self._loss.new_zeros((), dtype=kind) for kind in kinds}
+        nothing = [zeros[v.dtype].expand(v.shape) for v in values]
         # The same tensors are with autograd, which finds in them what is put there.
         handed = {i: z.detach() for i, z in zip(self._cut, nothing, strict=True)}
         readers: dict[str, list[Tensor]] = {i: [] for i in self._cut}

@@ -19,6 +19,8 @@ from torch.autograd.graph import get_gradient_edge
 from .outputs import map_tensors, tensors_in
 from .structure import Root
 
+_LAZILY = hasattr(torch, "_lazy_clone")
+
 # (module's name, how often it had been called, path inside what it returned)
 Key = tuple[str, int, str]
 
@@ -165,8 +167,8 @@ def _copy(tensor: Tensor) -> Tensor:
 
     On the devices that can, it is made when somebody writes, and not before.
     """
-    lazily = tensor.device.type in ("cpu", "cuda") and hasattr(torch, "_lazy_clone")
-    if lazily and tensor.layout == torch.strided and type(tensor) is Tensor:
+    lazily = _LAZILY and (tensor.is_cpu or tensor.is_cuda) and type(tensor) is Tensor
+    if lazily and tensor.layout == torch.strided:
         return torch._lazy_clone(tensor)
     return tensor.clone()
 
