@@ -46,14 +46,14 @@ class Landscape:
         return gradient
 
     def both(self, b: Array) -> tuple[Array, Array]:
-        """∇ℓ̄(b) and C(b) = ∇²ℓ̄(b), shapes (N,) and (N, N)."""
+        """∇ℓ̄(b) and ℋ(b) = ∇²ℓ̄(b), shapes (N,) and (N, N)."""
         leaf = torch.from_numpy(b).clone().requires_grad_()
         (first,) = torch.autograd.grad(self.loss(leaf), leaf, create_graph=True)
         matrix = hessian(first, leaf)
         return first.detach().numpy(), (matrix + matrix.T) / 2
 
     def curvature(self, b: Array) -> Array:
-        """C(b) alone."""
+        """ℋ(b) alone."""
         return self.both(b)[1]
 
 
@@ -113,14 +113,14 @@ class Equilibrium:
 
     @cached_property
     def stretch(self) -> float:
-        """‖(I + βC(b*))⁻¹‖: how much larger an error of λ is than its residual."""
+        """‖(I + βℋ(b*))⁻¹‖: how much larger an error of λ is than its residual."""
         matrix = np.eye(len(self.scaled)) + self.beta * self.landscape.curvature(
             self.shift
         )
         return float(1 / np.abs(np.linalg.eigvalsh(matrix)).min())
 
     def along(self, nodes: int) -> tuple[Array, Array]:
-        """C(sb*) at the Gauss-Legendre nodes s of [0, 1], and the weights."""
+        """ℋ(sb*) at the Gauss-Legendre nodes s of [0, 1], and the weights."""
         points, weights = np.polynomial.legendre.leggauss(nodes)
         matrices = [self.landscape.curvature((s + 1) / 2 * self.shift) for s in points]
         return np.array(matrices), weights / 2

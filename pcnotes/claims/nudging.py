@@ -13,6 +13,7 @@ held against.
 from __future__ import annotations
 
 import dataclasses
+import itertools
 import math
 from collections.abc import Callable, Mapping
 
@@ -65,16 +66,16 @@ def _bounded(draw: Draw, least_depth: int = 1) -> Instance:
 
 
 def _curved(draw: Draw, least_depth: int = 2) -> Instance:
-    """Squares and tanh: C is neither constant nor zero."""
+    """Squares and tanh: ℋ is neither constant nor zero."""
     case = curved(random_network(draw, least_depth=least_depth))
     return dataclasses.replace(case, direct=())
 
 
 def _origin(landscape: Landscape) -> tuple[Array, Array, float]:
-    """δ, C(0), and 1/β of a nudge that is no longer small.
+    """δ, ℋ(0), and 1/β of a nudge that is no longer small.
 
-    Small means that shifts βδ stay below the size of values, which is one, that β‖C‖
-    is small, and so is what C changes by along δ: all three have the unit of 1/β.
+    Small means that shifts βδ stay below the size of values, which is one, that β‖ℋ‖
+    is small, and so is what ℋ changes by along δ: all three have the unit of 1/β.
     """
     delta, curvature = landscape.both(np.zeros(landscape.size))
     largest = max(norm(delta), float(np.linalg.norm(curvature, 2)))
@@ -89,10 +90,10 @@ def _nudge(draw: Draw, landscape: Landscape, low: float, high: float) -> float:
 
 
 def _room(case: Instance, found: Equilibrium) -> float:
-    """What rounding may leave in λ: residual and roundings, stretched by (I + βC)⁻¹.
+    """What rounding may leave in λ: residual and roundings, stretched by (I + βℋ)⁻¹.
 
     Roundings are relative to the terms of the adjoint, and to the values, whose
-    roundings C carries into it.
+    roundings ℋ carries into it.
     """
     at = values(case, found.shift)
     largest = _largest(at)
@@ -282,7 +283,7 @@ def errors_not_divided(draw: Draw) -> Measurement:
 # ---- equilibrium is backpropagation --------------------------------------------------
 
 
-@claim(instances="random graphs", quantity="relative error")
+@claim(instances="random graphs, β of both signs", quantity="relative error")
 def equilibrium_is_shifted_bp(draw: Draw) -> Measurement:
     """At an equilibrium ε*/β is backpropagation's error of the network shifted by -ε*.
 
@@ -292,11 +293,19 @@ def equilibrium_is_shifted_bp(draw: Draw) -> Measurement:
     values is (I - J)ᵀ times the difference.
     """
     case = _bounded(draw)
-    found = equilibrium(shifted(case), draw.uniform(0.05, 2.0))
+    found = _of_either_sign(case, draw, 2.0)
     return worst(
         _at_rest(case, found),
         _force_is_the_difference(case, found.beta, random_values(case, draw)),
     )
+
+
+def _of_either_sign(case: Instance, draw: Draw, high: float) -> Equilibrium:
+    """Where descent ends, or, at a small negative nudge, the branch."""
+    landscape = shifted(case)
+    if draw.choice([1, -1]) > 0:
+        return equilibrium(landscape, draw.uniform(0.05, high))
+    return equilibrium(landscape, -_nudge(draw, landscape, 0.05, 0.3))
 
 
 def _at_rest(case: Instance, found: Equilibrium, moved: bool = True) -> Measurement:
@@ -311,14 +320,15 @@ def _at_rest(case: Instance, found: Equilibrium, moved: bool = True) -> Measurem
     slope = 1 + norm(case.linearise(leaves).M)
     room = _room(case, found)
     # The energy forms ε from values, whose roundings are divided by β.
-    lost = ROUNDING * (1 + norm(torch.stack(list(leaves.values())).detach())) / beta
+    largest = norm(torch.stack(list(leaves.values())).detach())
+    lost = ROUNDING * (1 + largest) / abs(beta)
     theirs = case.gradients_of(
         case.loss_of(case.network(case.x, named(case, found.shift)))
     )
     ours = _work(case, leaves, _named(case, found))
     return worst(
         Measurement(off / size, room / size),
-        Measurement(norm(torch.stack(force)) / beta, (room + lost) * slope),
+        Measurement(norm(torch.stack(force)) / abs(beta), (room + lost) * slope),
         _same_gradients(case, ours, theirs, room),
     )
 
@@ -351,8 +361,8 @@ def _force_is_the_difference(case: Instance, beta: float, at: Values) -> Measure
     adjoint = landscape.adjoint(-stacked)
     expected = (lin.M - np.eye(len(stacked))) @ (stacked - beta * adjoint)
     off = norm(lin.stacked(dict(zip(at, force, strict=True))) - expected)
-    terms = norm(stacked) + beta * float(lin.sizes.sum(0).max())
-    carried = beta * norm(landscape.curvature(-stacked)) * norm(lin.stacked(at))
+    terms = norm(stacked) + abs(beta) * float(lin.sizes.sum(0).max())
+    carried = abs(beta) * norm(landscape.curvature(-stacked)) * norm(lin.stacked(at))
     room = ROUNDING * (terms + carried) * (1 + norm(lin.M))
     return Measurement(off, room)
 
@@ -372,9 +382,9 @@ def backpropagation_at_the_feedforward_pass(draw: Draw) -> Measurement:
 def implicit_step(draw: Draw) -> Measurement:
     """One step on additive biases is an implicit gradient step, and a proximal one.
 
-    The package relaxes the errors; c′ = -ε* then satisfies c′ = -β∇L(c′) by autograd,
-    the network with biases c′ predicts v*, L falls by ‖c′‖²/2β at least, and no random
-    point nearby has a smaller L(c) + ‖c‖²/2β.
+    Biases are zero at first. The package relaxes the errors; a⁺ = -ε* then satisfies
+    a⁺ = -β∇ψ(a⁺) by autograd, the network with biases a⁺ predicts v*, its loss ψ falls
+    by ‖a⁺‖²/2β at least, and no random point nearby has a smaller ψ(z) + ‖z‖²/2β.
     """
     case = _bounded(draw)
     landscape = shifted(case)
@@ -392,7 +402,7 @@ def _relaxed(
 ) -> tuple[Array, Values, float]:
     """(ε*, v*) by error optimisation, and how far it may be from being implicit.
 
-    Unit steps contract by β‖C‖ ≤ 0.3 at the start; 60 of them reach rounding.
+    Unit steps contract by β‖ℋ‖ ≤ 0.3 at the start; 60 of them reach rounding.
     """
     rule = ErrorOptimisation(step_size=1.0, steps=60, scale=beta, tolerance=1e-14)
     last = all_states(case, rule)[-1]
@@ -433,7 +443,7 @@ def _proximal(landscape: Landscape, beta: float, c: Array, draw: Draw) -> Measur
 
 @implicit_step.control
 def the_explicit_step(draw: Draw) -> Measurement:
-    """Backpropagation's step -βδ in the place of c′."""
+    """Backpropagation's step -βδ in the place of a⁺."""
     case = _curved(draw)
     landscape = shifted(case)
     beta = _nudge(draw, landscape, 0.2, 0.3)
@@ -463,17 +473,16 @@ def one_bias_for_two_samples(draw: Draw) -> Measurement:
 # ---- the identity behind the bounds --------------------------------------------------
 
 
-@claim(instances="random graphs", quantity="relative error")
+@claim(instances="random graphs, β of both signs", quantity="relative error")
 def nudge_identity(draw: Draw) -> Measurement:
-    """(I + βC̄)ε*/β = δ with the curvature averaged from 0 to b*, at any equilibrium.
+    """(I + βℋ̄)ε*/β = δ with the curvature averaged from 0 to b*, at any equilibrium.
 
-    C̄ by Gauss-Legendre quadrature of autograd's Hessians; and what follows: the
-    relative error is at most max(βΛ/(1 + βΛ), βm/(1 - βm)), and ε*/β keeps a positive
-    part along δ.
+    ℋ̄ by Gauss-Legendre quadrature of autograd's Hessians; and what follows for β > 0:
+    the relative error is at most max(βΛ/(1 + βΛ), βν/(1 - βν)), and ε*/β keeps a
+    positive part along δ.
     """
     case = _bounded(draw)
-    found = equilibrium(shifted(case), draw.uniform(0.05, 1.5))
-    return _identity(case, found)
+    return _identity(case, _of_either_sign(case, draw, 1.5))
 
 
 def _mean(found: Equilibrium, nodes: int) -> Array:
@@ -491,16 +500,15 @@ def _identity(
     used = fine if mean is None else mean
     off = norm(scaled + beta * used @ scaled - delta)
     # The finer rule is closer to the integral than to the coarser one.
-    quadrature = beta * norm(fine - coarse) * norm(scaled)
-    room = quadrature + _room(case, found) * (1 + beta * norm(fine))
+    quadrature = abs(beta) * norm(fine - coarse) * norm(scaled)
+    room = quadrature + _room(case, found) * (1 + abs(beta) * norm(fine))
     eigenvalues = np.linalg.eigvalsh(fine)
     up, down = max(eigenvalues[-1], 0.0), max(-eigenvalues[0], 0.0)
     followed = []
-    if beta * down < 0.9:
+    if beta > 0 and beta * down < 0.9:
         share = theory.nudge_bound(beta, up, down)
-        followed.append(
-            Measurement(norm(scaled - delta), share * norm(delta) + 10 * room)
-        )
+        excess = norm(scaled - delta) - share * norm(delta)
+        followed.append(Measurement(max(excess, 0.0), 10 * room))
         along = (1 - beta * down) * norm(scaled) ** 2 - float(scaled @ delta)
         followed.append(Measurement(max(along, 0.0), room * norm(scaled)))
     return worst(Measurement(off / norm(delta), room / norm(delta)), *followed)
@@ -508,7 +516,7 @@ def _identity(
 
 @nudge_identity.control
 def curvature_at_one_point(draw: Draw) -> Measurement:
-    """C at the feed-forward pass in place of its mean."""
+    """ℋ at the feed-forward pass in place of its mean."""
     case = _curved(draw)
     landscape = shifted(case)
     found = equilibrium(landscape, _nudge(draw, landscape, 0.3, 0.6))
@@ -522,31 +530,47 @@ def curvature_at_one_point(draw: Draw) -> Measurement:
 def nudge_limit(draw: Draw) -> Measurement:
     """Near the feed-forward pass there is one equilibrium, and ε*/β - δ is first order.
 
-    Unit steps of error optimisation find it; the bound βΛ/(1 - βΛ) holds with Λ = ‖C̄‖,
-    the smallest that the theorem could mean; subtract the first-order terms, with C(0)
-    from the Hessian of ℓ + δᵀf in the values, and what is left is of second order.
+    b ← -β∇ℓ̄(b), for β > 0 as the package's error optimisation, finds it; the bound
+    |β|Λ/(1 - |β|Λ) holds with Λ = ‖ℋ̄‖, the smallest that the theorem could mean;
+    subtract the first-order terms, with ℋ(0) from the Hessian of ℓ + δᵀf in the values,
+    and what is left is of second order.
     """
     case = random_network(draw)
-    landscape = shifted(case)
+    landscape, sign = shifted(case), draw.choice([1, -1])
     return worst(
-        _iterated(case, landscape, _nudge(draw, landscape, 0.02, 0.2)),
-        *_expansion(case, landscape, _nudge(draw, landscape, 0.005, 0.01)),
+        _iterated(case, landscape, sign * _nudge(draw, landscape, 0.02, 0.2)),
+        *_expansion(case, landscape, sign * _nudge(draw, landscape, 0.005, 0.01)),
     )
 
 
 def _iterated(case: Instance, landscape: Landscape, beta: float) -> Measurement:
-    errors, _, room = _relaxed(case, landscape, beta)
+    errors, room = _fixed_point(case, landscape, beta)
     found = equilibrium(landscape, beta, nearby=True)
     delta = landscape.adjoint(np.zeros(landscape.size))
-    room = room * found.stretch / beta + _room(case, found)
-    size = beta * float(np.linalg.norm(_mean(found, 6), 2))
-    # Six nodes: the mean of C is a mean of values of C, whatever the quadrature error;
+    room = room * found.stretch / abs(beta) + _room(case, found)
+    size = abs(beta) * float(np.linalg.norm(_mean(found, 6), 2))
+    # Six nodes: the mean of ℋ is a mean of values of ℋ, whatever the quadrature error;
     # that is of order (βΛ)¹² here.
     promised = size / (1 - size) * norm(delta) * (1 + 1e-6)
     return worst(
         Measurement(norm(errors / beta - found.scaled), room),
         Measurement(norm(found.scaled - delta), promised + room),
     )
+
+
+def _fixed_point(
+    case: Instance, landscape: Landscape, beta: float
+) -> tuple[Array, float]:
+    """ε* by unit steps, and room: by the package, which wants β > 0, or by hand."""
+    if beta > 0:
+        errors, _, room = _relaxed(case, landscape, beta)
+        return errors, room
+    errors = np.zeros(landscape.size)
+    for _ in range(60):
+        errors = beta * landscape.adjoint(-errors)
+    carried = norm(landscape.curvature(-errors)) * (1 + _largest(values(case, -errors)))
+    terms = float(case.linear.sizes.sum(0).max()) + carried
+    return errors, ROUNDING * (abs(beta) * terms + norm(errors))
 
 
 def _expansion(case: Instance, landscape: Landscape, beta: float) -> list[Measurement]:
@@ -637,9 +661,9 @@ class _TwoLayers:
         return Landscape(loss, 2 * n)
 
     def negative(self, radius: float) -> float:
-        """m with C ⪰ -mI on ‖b‖ ≤ radius.
+        """ν with ℋ ⪰ -νI on ‖b‖ ≤ radius.
 
-        C = AᵀA + Σ rₖ∇²outputₖ, and the second part acts on b₁ alone, as a diagonal:
+        ℋ = AᵀA + Σ rₖ∇²outputₖ, and the second part acts on b₁ alone, as a diagonal:
         (WᵀUᵀr)ⱼ·tanh″. A shift b moves the residual by ‖U‖(‖W‖‖b₁‖ + ‖b₂‖) at most.
         """
         U, W = np.linalg.norm(self.U, 2), np.linalg.norm(self.W, 2)
@@ -648,19 +672,20 @@ class _TwoLayers:
         return float(_BEND * W * U * largest)
 
 
-@claim(instances="nets of two tanh layers, β below 1/m", quantity="distance")
+@claim(instances="nets of two tanh layers, β below 1/ν", quantity="distance")
 def nudge_uniqueness(draw: Draw) -> Measurement:
-    """With βm < 1 on the sublevel ball there is one equilibrium in it.
+    """With βν < 1 on the sublevel ball there is one equilibrium in it.
 
-    m by hand from the weights; C ⪰ -mI at random points of the ball; descents from
+    ν by hand from the weights; ℋ ⪰ -νI at random points of the ball; descents from
     random points of the ball end at one point, which lies in the ball; and where the
-    package's descent in the values is stopped, ‖b - b*‖ ≤ ‖∇_bE‖/(1 - βm).
+    package's descent in the values is stopped, ‖b - b*‖ ≤ ‖∇_bE‖/(1 - βν). For a small
+    nudge the branch from δ leads to the same point.
     """
     net = _two_layers(draw)
     landscape, share = net.landscape, draw.uniform(0.2, 0.9)
     loss = landscape.at(np.zeros(landscape.size))
     low, high = 0.0, 1e3
-    for _ in range(60):  # β·m(β) grows with β
+    for _ in range(60):  # β·ν(β) grows with β
         middle = (low + high) / 2
         below = middle * net.negative(math.sqrt(2 * middle * loss)) < share
         low, high = (middle, high) if below else (low, middle)
@@ -669,6 +694,7 @@ def nudge_uniqueness(draw: Draw) -> Measurement:
         _one_equilibrium(landscape, low, radius, draw),
         _curved_downwards(landscape, net.negative(radius), radius, draw),
         _gradient_flow(net, low, net.negative(radius)),
+        _on_the_branch(landscape, low, draw),
     )
 
 
@@ -702,15 +728,15 @@ def _one_equilibrium(
 
 
 def _curved_downwards(
-    landscape: Landscape, m: float, radius: float, draw: Draw
+    landscape: Landscape, down: float, radius: float, draw: Draw
 ) -> Measurement:
     points = _in_ball(draw, landscape.size, radius, 4)
     least = min(np.linalg.eigvalsh(landscape.curvature(b))[0] for b in points)
-    return Measurement(max(-least, 0.0), m * (1 + ROUNDING))
+    return Measurement(max(-least, 0.0), down * (1 + ROUNDING))
 
 
-def _gradient_flow(net: _TwoLayers, beta: float, m: float) -> Measurement:
-    """The package's descent in the values from v̂: ‖b - b*‖ ≤ ‖∇_bE‖/(1 - βm)."""
+def _gradient_flow(net: _TwoLayers, beta: float, down: float) -> Measurement:
+    """The package's descent in the values from v̂: ‖b - b*‖ ≤ ‖∇_bE‖/(1 - βν)."""
     case, landscape = _Layers(net), net.landscape
     rule = Strict(step_size=case.step(beta), steps=30, scale=beta)
     *_, last = learning.infer(case, case.closure, rule)
@@ -718,7 +744,15 @@ def _gradient_flow(net: _TwoLayers, beta: float, m: float) -> Measurement:
     found = equilibrium(landscape, beta)
     force = norm(b + beta * landscape.adjoint(b))
     room = ROUNDING * (1 + norm(b)) * found.stretch
-    return Measurement(norm(b - found.shift), force / (1 - beta * m) + room)
+    return Measurement(norm(b - found.shift), force / (1 - beta * down) + room)
+
+
+def _on_the_branch(landscape: Landscape, beta: float, draw: Draw) -> Measurement:
+    """For a small nudge: Newton's method from δ, against the end of a descent."""
+    small = min(beta, _nudge(draw, landscape, 0.05, 0.2))
+    end, branch = (equilibrium(landscape, small, nearby=n) for n in (False, True))
+    room = end.residual + branch.residual + ROUNDING * norm(end.scaled)
+    return Measurement(norm(end.scaled - branch.scaled), room * end.stretch)
 
 
 class _Layers(nn.Module):
@@ -755,7 +789,7 @@ class _Layers(nn.Module):
 
 @nudge_uniqueness.control
 def a_nudge_beyond_the_curvature(draw: Draw) -> Measurement:
-    """One vertex, ℓ = (v² - 1)², β with βm > 1: two equilibria, both below E(v̂)."""
+    """One vertex, ℓ = (v² - 1)², β with βν > 1: two equilibria, both below E(v̂)."""
     mu, beta = draw.uniform(0.01, 0.1), draw.uniform(2.0, 10.0)
     landscape = Landscape(lambda b: ((mu + b) ** 2 - 1).square().sum(), 1)
     ends = [equilibrium(landscape, beta, np.array([b])) for b in (1 - mu, -1 - mu)]
@@ -808,26 +842,45 @@ def small_output_error(draw: Draw) -> Measurement:
     """As the label nears the output at fixed β, ε*/β nears (I + βAᵀA)⁻¹δ, not δ.
 
     Residuals of length 10⁻² and 10⁻⁴: what is left over falls in proportion. The
-    limit's relative distance from δ lies between those of the smallest and the largest
-    singular value.
+    limit's relative distance from δ lies between βc/(1 + βc) for the smallest positive
+    and for the largest eigenvalue c of AᵀA. Descent from v̂ ends at this equilibrium,
+    below E(v̂).
     """
     case = dataclasses.replace(random_network(draw), direct=())
     A, u = _labelled(case, draw)
     beta = draw.uniform(0.3, 2.0) / float(np.linalg.norm(A, 2)) ** 2
     delta = A.T @ u
     limit = _inverse(np.eye(A.shape[1]) + beta * A.T @ A) @ delta
-    return worst(_approached(case, u, beta, limit), _between(A, beta, limit, delta))
+    return worst(
+        _approached(case, u, beta, limit),
+        _between(A, beta, limit, delta),
+        *_descended(case, u, beta),
+    )
+
+
+def _lost(case: Instance, found: Equilibrium) -> float:
+    """Rounding in λ: the residual of the label is a difference of outputs."""
+    outputs = case.network(case.x).values()
+    start = max(float(v.detach().abs().max()) for v in outputs)
+    return (ROUNDING * (1 + start) + found.residual) * found.stretch
+
+
+def _descended(case: Instance, u: Array, beta: float) -> list[Measurement]:
+    """The equilibrium near δ against the one that descent reaches; and E(v̂)."""
+    landscape = _with_residual(case, 1e-2 * u)
+    near, down = (equilibrium(landscape, beta, nearby=n) for n in (True, False))
+    room = _lost(case, near) + _lost(case, down)
+    rise = near.value - landscape.at(np.zeros(landscape.size))
+    return [
+        Measurement(norm(near.scaled - down.scaled), room),
+        Measurement(max(rise, 0.0), room),
+    ]
 
 
 def _approached(case: Instance, u: Array, beta: float, limit: Array) -> Measurement:
     def left(s: float) -> Array:
         found = equilibrium(_with_residual(case, s * u), beta, nearby=True)
-        # The residual is a difference of outputs: their roundings are divided by s.
-        start = max(
-            float(v.detach().abs().max()) for v in case.network(case.x).values()
-        )
-        room = (ROUNDING * (1 + start) / s + found.residual / s) * found.stretch
-        return np.array([norm(found.scaled / s - limit), room])
+        return np.array([norm(found.scaled / s - limit), _lost(case, found) / s])
 
     large, _ = _left_at(left, 1e-2)
     small, room = left(1e-4)
@@ -856,8 +909,9 @@ def precision_ratio(draw: Draw) -> Measurement:
     """Πε*/β is backpropagation's error of the network shifted by -ε*, and tends to δ.
 
     Full precision matrices: the equilibrium in rescaled shifts, its adjoint by
-    autograd, the force on the values, the value to first order; and the package: one
-    precision for all is the same descent with β divided by it.
+    autograd, the force on the values; the distance to δ, which falls with β, and the
+    value to first order; and the package: one precision for all is the same descent
+    with β divided by it.
     """
     case = random_network(draw)
     roots = _roots(case, draw)
@@ -869,6 +923,7 @@ def precision_ratio(draw: Draw) -> Measurement:
     found = equilibrium(units, beta, nearby=True)
     return worst(
         _weighted(case, found, roots, _inverse(roots).T),
+        _tends(case, units, _inverse(roots).T, _nudge(draw, units, 0.005, 0.01)),
         _value_to_first_order(units, _nudge(draw, units, 0.005, 0.01)),
         _only_the_ratio(case, draw),
     )
@@ -917,6 +972,25 @@ def _weighted(
         Measurement(norm(xi - adjoint), room),
         Measurement(norm(force) / beta, (room + lost) * (1 + norm(here.M))),
     )
+
+
+def _tends(
+    case: Instance, units: Landscape, weights: Array, beta: float
+) -> Measurement:
+    """Πε*/β - δ falls with β."""
+    delta = case.linear.delta
+    condition = float(np.linalg.cond(weights)) ** 2
+
+    def left(beta: float) -> Array:
+        found = equilibrium(units, beta, nearby=True)
+        terms = float(case.linear.sizes.sum(0).max())
+        terms += norm(units.curvature(found.shift))
+        room = (ROUNDING * terms + found.residual) * condition * found.stretch
+        return np.array([norm(weights @ found.scaled - delta), room])
+
+    large, _ = _left_at(left, beta)
+    small, room = left(beta / FACTOR)
+    return _falls(small, large, 1, room)
 
 
 def _value_to_first_order(landscape: Landscape, beta: float) -> Measurement:
@@ -970,7 +1044,7 @@ def finite_nudge_bias(draw: Draw) -> Measurement:
     """To first order predictive coding descends ℓ - (β/2)‖δ‖², in value and gradient.
 
     ∇E/β at v* against ∇ℓ - (β/2)∇‖δ‖², the latter by double backpropagation: the rest
-    falls with β². The value, with the next term (β²/2)δᵀCδ, falls with β³.
+    falls with β². The value, with the next term (β²/2)δᵀℋδ, falls with β³.
     """
     case = random_network(draw)
     landscape = shifted(case)
@@ -1099,8 +1173,8 @@ def one_sided(draw: Draw) -> Measurement:
 def multiplier_iteration(draw: Draw) -> Measurement:
     """With λ ← λ + ε/β kept from round to round, λ goes to δ at fixed β, linearly.
 
-    Each round: (I + βC̄)(λ′ - δ) = βC̄(λ - δ), the mean curvature by quadrature; the
-    distance shrinks by max(βΛ/(1 + βΛ), βm/(1 - βm)) at least; the force of the
+    Each round: (I + βℋ̄)(λ′ - δ) = βℋ̄(λ - δ), the mean curvature by quadrature; the
+    distance shrinks by max(βΛ/(1 + βΛ), βν/(1 - βν)) at least; the force of the
     augmented Lagrangian on the values, by autograd, is zero; the first λ is ε*/β.
     """
     case = random_network(draw)
@@ -1174,19 +1248,25 @@ def multipliers_forgotten(draw: Draw) -> Measurement:
 def finer_cuts_relax(draw: Draw) -> Measurement:
     """More vertices with free values, lower equilibrium energy: fine ≤ coarse ≤ ℓ.
 
-    Nested random sets of vertices that are kept; the value to first order is
-    ℓ - (β/2)Σ‖δ‖² over kept vertices; the coarse cut's energy against the package, cut
-    at those vertices only.
+    Three nested sets of kept vertices, the largest of them all; the value to first
+    order is ℓ - (β/2)Σ‖δ‖² over kept vertices; the coarse cut's energy against the
+    package, cut at those vertices only.
     """
     case = _bounded(draw)
     landscape = shifted(case)
     kept = _kept(case, draw)
+    more = [i for i in case.hidden if i in kept or draw.integer(0, 1)]
     coarse = _restricted(case, landscape, kept)
     beta = _nudge(draw, landscape, 0.05, 0.3)
-    fine_value = equilibrium(landscape, beta).value
     coarse_value = equilibrium(coarse, beta).value
     start = landscape.at(np.zeros(landscape.size))
-    excess = max(fine_value - coarse_value, coarse_value - start, 0.0)
+    order = [
+        equilibrium(landscape, beta).value,
+        equilibrium(_restricted(case, landscape, more), beta).value,
+        coarse_value,
+        start,
+    ]
+    excess = max(0.0, *(a - b for a, b in itertools.pairwise(order)))
     rule = ErrorOptimisation(step_size=1.0, steps=60, scale=beta, tolerance=1e-14)
     at = _at(case, kept)
     *_, last = learning.infer(case.network, case.closure, rule, at)
