@@ -260,8 +260,9 @@ class Evaluation:
     def _in_order(self) -> bool:
         """Whether autograd leaves a prediction alone until all readers have spoken.
 
-        It takes what was made last first, and readers are made after what they read:
-        in one thread, and on one device, since every device has a queue of its own.
+        It takes what was made last first, and readers are made after what they read. So
+        it is in one thread (closures in several are not supported) and on the CPU; with
+        a GPU there are two queues, and neither waits for the other.
         """
         loss, vertices = self._origins
         if any(t.device.type != "cpu" for t in (self._loss, *self._values.values())):
