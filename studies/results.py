@@ -155,12 +155,9 @@ def differences(
         first, second = (row for row in rows if row)
         same = len({_arithmetic(stored, first), _arithmetic(found, second)}) == 1
         for key in sorted({*first["numbers"], *second["numbers"]}):
-            allowed = Tolerance() if same else study.tolerance(cell, key)
-            pair = (
-                first["numbers"].get(key, _NOTHING),
-                second["numbers"].get(key, _NOTHING),
-            )
-            said += [f"{name(cell)}: {key}{w}" for w in _differ(*pair, allowed)]
+            old, new = (row["numbers"].get(key, _NOTHING) for row in (first, second))
+            allowed = Tolerance() if same else study.tolerance(cell, key, old)
+            said += [f"{name(cell)}: {key}{w}" for w in _differ(old, new, allowed)]
     return said
 
 

@@ -44,9 +44,10 @@ class Study(Generic[C]):
     cells: all of them, given where the images come from. measure: the numbers of one
     cell; it may use what the cell and the sources say and nothing else, and random
     numbers, which are seeded with the cell's seed before. quick: whether a cell belongs
-    to the quick form. tolerance: how far the number called `key` of a cell may be off
-    on another machine; on the same one every bit must agree. version: to be raised when
-    `measure` comes to mean something else, then everything is measured again.
+    to the quick form. tolerance(cell, key, stored): how far what is stored under that
+    key may be off on another machine, floats only; on the same one every bit must
+    agree. version: to be raised when `measure` comes to mean something else, then
+    everything is measured again.
     """
 
     name: str
@@ -54,7 +55,7 @@ class Study(Generic[C]):
     cells: Callable[[Sources], Sequence[C]]
     measure: Callable[[C, Sources], Numbers]
     quick: Callable[[C], bool]
-    tolerance: Callable[[C, str], Tolerance] = lambda cell, key: Tolerance()
+    tolerance: Callable[[C, str, Plain], Tolerance] = lambda *_: Tolerance()
     version: int = 1
 
     def chosen(self, sources: Sources, quick: bool = False) -> list[C]:

@@ -142,8 +142,9 @@ def _batches(
                 ):
                     yield Path(member.name).name, file.read()
     except (tarfile.TarError, EOFError, zlib.error, gzip.BadGzipFile) as error:
+        reason = str(error).partition("\n")[0]
         raise ValueError(
-            f"{archive} is damaged or no archive ({error}); was it downloaded to the "
+            f"{archive} is damaged or no archive ({reason}); was it downloaded to the "
             "end? Get it again"
         ) from error
 

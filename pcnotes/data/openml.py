@@ -34,7 +34,7 @@ def load(
     if not file.exists():
         _fetch(collection, file)
     try:
-        with np.load(file, allow_pickle=False) as stored:
+        with file.open("rb") as content, np.load(content, allow_pickle=False) as stored:
             raw = stored[f"{part}_images"], stored[f"{part}_labels"]
     except (KeyError, ValueError, EOFError, zipfile.BadZipFile) as error:
         raise ValueError(
