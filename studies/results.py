@@ -19,13 +19,14 @@ from .study import C, Study, Tolerance, name, settings
 
 FOLDER = Path(__file__).resolve().parent / "results"
 SCHEMA = 1
+CODE = ("pcnotes", "studies", ":(exclude)studies/results")
 
 Document = dict[str, Any]
 
 
 def machine(command: str) -> Row:
     """Everything that a reader needs to judge the numbers of a run."""
-    return report.machine("cpu", ("pcnotes", "studies")) | {
+    return report.machine("cpu", CODE) | {
         "command": command,
         "sources": sources(),
         "arithmetic": arithmetic(),
