@@ -61,7 +61,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _run(parser: argparse.ArgumentParser, study: Study[Any], order: Order) -> int:
-    """One study on one thread."""
+    """One study on one thread, once it is certain that its images can be had."""
+    try:
+        for images in study.needs:
+            order.sources.images(images, count=1)
+    except (OSError, ValueError, ImportError, MemoryError) as error:
+        parser.error(str(error))
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     try:

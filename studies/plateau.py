@@ -226,5 +226,6 @@ STUDY = Study(
     cells=cells,
     measure=measure,
     tolerance=tolerance,
+    needs=("mnist",),
     quick=lambda cell: cell.seed == 0 and cell.step_size >= 0.5,
 )

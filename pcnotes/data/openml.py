@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import errno
 import http.client
-import importlib.util
 import os
 import socket
 import tempfile
@@ -58,7 +57,7 @@ def _fetch(collection: Collection, file: Path) -> None:
             f"{collection.title} is fetched by scikit-learn: "
             "pip install 'pcnotes[data]'"
         ) from error
-    # A table of float64 and what the parser needs besides.
+    # A table of float64, twice while the labels are taken off.
     needed = 2 * 8 * sum(collection.counts.values()) * (collection.pixels + 1)
     what = f"fetching {collection.title}"
     way = f"give the original files: source=FOLDER with {wanted(collection)}"
@@ -69,7 +68,8 @@ def _fetch(collection: Collection, file: Path) -> None:
                 data_id=collection.openml,
                 data_home=str(temporary),
                 as_frame=False,
-                parser="pandas" if importlib.util.find_spec("pandas") else "liac-arff",
+                parser="liac-arff",  # needs no pandas, and scikit-learn up to 1.9.1
+                # cannot read labels with pandas 3.1 (scikit-learn#34902)
                 n_retries=1,
             )
             parts = _split(collection, bunch.data, bunch.target)
