@@ -28,8 +28,8 @@ class Journal:
     "numbers": …, "seconds": …}: it finished that cell.
 
     rows: the newest line of each finished cell, by key. runs: the machines, by name.
-    begun: keys of cells that were begun and not finished. damaged: how many lines
-    cannot be read. waiting: lines for which the disk had no room.
+    begun: keys of all cells that were begun. damaged: how many lines cannot be read.
+    waiting: lines for which the disk had no room.
     """
 
     path: Path
@@ -76,7 +76,6 @@ class Journal:
             self.rows[row["cell"]] = {
                 k: row[k] for k in ("run", "settings", "numbers", "seconds")
             }
-            self.begun.discard(row["cell"])
         elif "begun" in row:
             self.begun.add(row["begun"])
         else:

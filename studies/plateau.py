@@ -53,7 +53,8 @@ class ValueForm:
     """v ← v + η(ε - Jᵀε) with ε = v̂ - v, from v = v̂: fixed prediction by its values.
 
     In exact arithmetic ε is that of `pcnotes.FixedPrediction`. Torch2PC iterates so; it
-    hands on the ε of before its last update, so its n is n - 1 here.
+    hands on the ε of before its last update, so its n is n - 1 here, and its gradients
+    are these bit by bit (commit 00c6c50, on this network).
     """
 
     step_size: float

@@ -26,8 +26,8 @@ class Sources:
     def of(cls, options: list[str]) -> Sources:
         """From `SOURCE` and `SET=SOURCE`, the last word counts.
 
-        >>> Sources.of(["openml", "cifar-10=/data"]).source("cifar-10")
-        '/data'
+        >>> Sources.of(["openml", "cifar-10=."]).source("cifar-10")
+        '.'
         """
         everywhere, named = SHIPPED, dict[str, str]()
         for option in options:

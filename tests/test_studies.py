@@ -4,6 +4,8 @@ The frame is tried on a study of sums that takes no time; the stored results of 
 ones are remade in part and held against theory.
 """
 
+import doctest
+import importlib
 import json
 import os
 import re
@@ -603,6 +605,12 @@ def test_a_cell_says_where_its_images_are_from_and_not_where_they_lie(tmp_path):
     )
     assert sources.label("cifar-10") == "openml"
     assert {cell.data for cell in plateau.cells(sources)} == {"files"}
+
+
+@pytest.mark.parametrize("module", ["study", "sources"])
+def test_examples_in_docstrings_are_right(module):
+    found = doctest.testmod(importlib.import_module(f"studies.{module}"))
+    assert found.failed == 0 and found.attempted
 
 
 # Comparing
