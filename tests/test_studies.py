@@ -80,6 +80,7 @@ SCHEMA = {
 class Toy:
     size: int
     seed: int = 0
+    shift: float = 0.0
 
 
 class Toys:
@@ -167,6 +168,7 @@ def test_a_run_leaves_sorted_results_with_their_origin_and_no_journal(
     found = stored(tmp_path)
     jsonschema.validate(found, SCHEMA)
     assert [c["settings"]["size"] for c in found["cells"]] == [1, 2, 3, 4, 5, 6]
+    assert [c["numbers"]["n"] for c in found["cells"]] == [1, 2, 3, 4, 5, 6]
     assert found["runs"][0]["command"] == "the command"
     assert [f.name for f in tmp_path.iterdir()] == ["toys.json"]
 
@@ -193,7 +195,9 @@ def test_an_interrupted_run_keeps_what_is_done_and_says_how_to_go_on(
     toys.trouble, toys.measured = {}, []
     status, said = go()
     assert status == 0 and "2 of 6 cells stand in" in said
-    assert "begun before and not finished; they come last: size=3 seed=0" in said
+    assert (
+        "begun before and not finished; they come last: size=3 seed=0 shift=0.0" in said
+    )
     assert toys.measured == [4, 5, 6, 3]
     resumed = stored(tmp_path)
     assert len(resumed["runs"]) == 2
@@ -259,11 +263,11 @@ def test_cells_whose_settings_changed_are_measured_again_and_no_others(
     toys.trouble, toys.measured = {}, []
 
     def changed(sources):
-        return [Toy(k, 9 if k == 2 else k % 3) for k in toys.sizes]
+        return [Toy(k, k % 3, 0.5 * (k == 2)) for k in toys.sizes]
 
     assert go(toys.study(cells=changed))[0] == 0
     assert toys.measured == [2, 6]
-    assert stored(tmp_path)["cells"][1]["settings"] == {"size": 2, "seed": 9}
+    assert stored(tmp_path)["cells"][1]["settings"]["shift"] == 0.5
 
 
 def test_a_new_version_measures_everything_again(go, toys):
@@ -329,8 +333,14 @@ def refusal():
 @pytest.mark.parametrize(
     ("trouble", "said"),
     [
-        (refusal, r"size=3 seed=0: out of memory .*other cells go on; close other"),
-        (raiser(MemoryError()), r"size=3 seed=0: out of memory \(MemoryError\)"),
+        (
+            refusal,
+            r"size=3 seed=0 shift=0.0: out of memory .*other cells go on; close other",
+        ),
+        (
+            raiser(MemoryError()),
+            r"size=3 seed=0 shift=0.0: out of memory \(MemoryError\)",
+        ),
         (
             raiser(OSError(28, "No space left")),
             "no space is left on the disk.*make room",
@@ -358,7 +368,7 @@ def test_a_cell_that_fails_says_why_and_the_others_go_on(
     status, printed = go()
     assert status == 1
     assert re.search(said, printed), printed
-    assert "1 of 6 cells failed:\n  size=3 seed=0\n" in printed
+    assert "1 of 6 cells failed:\n  size=3 seed=0 shift=0.0\n" in printed
     assert toys.measured == [1, 2, 3, 4, 5, 6]
     # The stored results are not replaced by ones that lack a cell.
     assert (tmp_path / "toys.json").read_bytes() == whole
@@ -382,7 +392,7 @@ def test_numbers_keep_every_bit(go, toys, tmp_path):
 @pytest.mark.parametrize(
     ("cells", "kind", "said"),
     [
-        ([Toy(1), Toy(1)], ValueError, "two cells size=1 seed=0"),
+        ([Toy(1), Toy(1)], ValueError, "two cells size=1 seed=0 shift=0.0"),
         ([], ValueError, "has no cells"),
         (["no cell"], TypeError, "a cell is a frozen dataclass with a seed"),
         ([Toy(1, seed=None)], TypeError, "has a whole number `seed`"),
@@ -627,7 +637,7 @@ def test_with_the_same_arithmetic_every_bit_must_agree(go, toys, tmp_path):
     assert results.differences(study, cells, old, new) == []
     new["cells"][2]["numbers"]["all"][1] *= 1 + 2**-52
     (said,) = results.differences(study, cells, old, new)
-    assert said.startswith("size=3 seed=0: all[1]: ") and "is stored" in said
+    assert said.startswith("size=3 seed=0 shift=0.0: all[1]: ") and "is stored" in said
 
 
 def test_with_another_arithmetic_the_tolerance_decides(go, toys, tmp_path):
@@ -661,7 +671,7 @@ def test_a_cell_that_one_file_lacks_is_a_difference(go, toys, tmp_path):
     del new["cells"][0]
     cells = toys.study().chosen(Sources())
     assert results.differences(toys.study(), cells, old, new) == [
-        "size=1 seed=1: not in the new results"
+        "size=1 seed=1 shift=0.0: not in the new results"
     ]
 
 
