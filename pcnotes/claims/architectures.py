@@ -78,7 +78,7 @@ def off(found: Tensor, expected: Tensor, size: float, room: float) -> Measuremen
 class Tied:
     """A network in which some vertices read one bias, and the same with one for each.
 
-    readers: hidden vertices that read it; `spoken`: outputs that do.
+    readers: hidden vertices that read it. spoken: outputs that do.
     """
 
     case: Instance

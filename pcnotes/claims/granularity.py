@@ -25,7 +25,6 @@ from .measuring import (
     exactly,
     near,
     near_gradients,
-    norm,
     states,
 )
 from .networks import (
@@ -187,7 +186,7 @@ def _same_at_levels(case: Instance, other: Instance) -> Measurement:
 class Piece:
     """A relu chain, with the affine piece of its feed-forward pass.
 
-    J, H0, g, D: Jacobian, (I - J)ᵀ(I - J), loss gradient and loss Hessian there. room:
+    J, g, D: Jacobian, loss gradient and loss Hessian there. free: (I - J)ᵀ(I - J). room:
     how far all values together may move before a unit switches.
     """
 
@@ -198,7 +197,7 @@ class Piece:
     room: float
 
     @property
-    def H0(self) -> np.ndarray:
+    def free(self) -> np.ndarray:
         """The Hessian of the energy without its loss."""
         slope = np.eye(len(self.J)) - self.J
         return slope.T @ slope
@@ -206,7 +205,7 @@ class Piece:
     @property
     def least(self) -> float:
         """The smallest eigenvalue of H0."""
-        return float(np.linalg.eigvalsh(self.H0)[0])
+        return float(np.linalg.eigvalsh(self.free)[0])
 
 
 class Rectified(nn.Module):
@@ -271,7 +270,7 @@ def _affine_piece(
     if not size:
         return exactly(0.0)
     nudge = share * piece.room * piece.least / size if beta is None else beta
-    H = piece.H0 + nudge * piece.D
+    H = piece.free + nudge * piece.D
     kappa, Q = np.linalg.eigh(H)
     step = 1 / kappa[-1]
     moved = (1 - (1 - step * kappa) ** n) / kappa * (Q.T @ piece.g)
