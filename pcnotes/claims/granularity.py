@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from .. import learning
 from ..graph import cut as cut_graph
 from ..rules import ZIL, Exact, FixedPrediction, Rule, Strict
+from .any_graph import bounded
 from .architectures import OwnSteps, calm
 from .cutting import LOSS, Cut
 from .draw import Draw
@@ -144,8 +145,8 @@ def kinks_off_the_feed_forward_pass(draw: Draw) -> Measurement:
     branches, and against autograd; strict inference of relu networks against the closed
     form of their affine piece, for nudges that do not reach the next kink.
     """
-    case = folded(draw, any_network(draw))
-    other = twin(case, draw.choice((1.0, -3.0, 10.0)))
+    case = folded(draw, bounded(any_network(draw)))
+    other = twin(case, draw.choice((1.0, -1.0, 3.0)))
     n, eta = draw.integer(1, 4), draw.uniform(0.1, 1.2)
     rules: list[Rule] = [Exact(), FixedPrediction(eta, n), FixedPrediction(), ZIL(eta)]
     rule = draw.choice(rules)
