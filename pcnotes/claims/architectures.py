@@ -57,7 +57,7 @@ def learned(case: Instance, rule: Rule) -> dict[str, Tensor]:
 
 
 def calm(case: Instance) -> Instance:
-    """Losses that are sums of bounded slopes or squares: a few strict steps are safe."""
+    """Squares for every loss: a few strict steps are safe."""
     outputs = dict.fromkeys(case.outputs, _squares)
     return dataclasses.replace(case, outputs=outputs)
 

@@ -187,8 +187,8 @@ def _same_at_levels(case: Instance, other: Instance) -> Measurement:
 class Piece:
     """A relu chain, with the affine piece of its feed-forward pass.
 
-    J, g, D: Jacobian, loss gradient and loss Hessian there. free: (I - J)ᵀ(I - J). room:
-    how far all values together may move before a unit switches.
+    J, g, D: Jacobian, loss gradient and loss Hessian there. free: (I - J)ᵀ(I - J).
+    room: how far all values together may move before a unit switches.
     """
 
     case: Instance
@@ -585,7 +585,7 @@ def coarsening(draw: Draw) -> Measurement:
     ordered = [shares == sorted(shares), depths == sorted(depths, reverse=True)]
     ends = [shares[0] == 0.0, shares[-1] == 1.0]
     measured.append(exactly(float((ordered + ends).count(False))))
-    return worst(*measured, _whole_levels(draw))
+    return worst(*measured, _whole_levels(draw), _bottlenecks(draw))
 
 
 _none: frozenset[str] = frozenset()
@@ -639,6 +639,19 @@ def _whole_levels(draw: Draw) -> Measurement:
     lowest = 1 if graph.outputs else 0
     wrong = [not graph.graded, graph.depth != len(chosen) - lowest]
     return exactly(float(wrong.count(True)))
+
+
+def _bottlenecks(draw: Draw) -> Measurement:
+    """Only the stem and the sums of residual blocks: a chain."""
+    branches = [draw.integer(1, 3) for _ in range(draw.integer(1, 3))]
+    pattern = residual(branches, True)
+    case = furnished(draw, pattern.wiring, pattern.loss_parents)
+    kept = {"stem", *(f"sum{b}" for b in range(1, len(branches) + 1))}
+    kept |= set(case.outputs)
+    graph = cut_graph(case.network, case.closure, lambda name, _: name in kept)
+    chain = [max(len(p) for p in graph.parents.values()) == 1, graph.graded]
+    right = [*chain, not graph.identity_vertices, graph.depth == len(branches) + 1]
+    return exactly(float(right.count(False)))
 
 
 @coarsening.control
