@@ -17,8 +17,10 @@ from .plateau import STUDY as PLATEAU
 from .running import INTERRUPTED, Order, run
 from .sources import FETCHED, SHIPPED, Sources
 from .study import Study
+from .training import STUDY as TRAINING
+from .training import TUNING
 
-STUDIES: dict[str, Study[Any]] = {study.name: study for study in (PLATEAU,)}
+STUDIES: dict[str, Study[Any]] = {s.name: s for s in (PLATEAU, TUNING, TRAINING)}
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
