@@ -27,7 +27,17 @@ from torch import Tensor, nn
 import pcnotes as pc
 
 from . import results
-from .rules import BASELINE, EXACT, OTHERS, RULES, Settings, candidates, made, spent
+from .rules import (
+    BASELINE,
+    EXACT,
+    OTHERS,
+    RULES,
+    OwnSteps,
+    Settings,
+    candidates,
+    made,
+    spent,
+)
 from .sources import Sources
 from .study import Numbers, Plain, Study, Tolerance
 from .tasks import Batches, Pair, Task, task
@@ -42,8 +52,10 @@ SWEPT_STEPS = (0.1, 0.2, 0.4, 0.8)
 SHORT = {"fp-half": (1, 2, 3, 4, 6, 10), "strict": (1, 2, 4, 8)}
 # Rates with which plain gradient descent trains well, and slowly, on the digits.
 DESCENT = 0.5
-DRIFT_RATES = (0.01, 1.0)
-DRIFT_STEPS, DRIFT_EVERY = 300, 10
+DRIFT_RATES = (0.1, 1.0)
+DRIFT_STEPS, DRIFT_EVERY = 200, 10
+# Half steps until less than a rounding is missing: P[Bin(70, ½) < 3] = 2e-18.
+DRIFT_HALVES = 70
 NUDGE = 1e-16
 
 
@@ -142,9 +154,11 @@ def _short() -> Iterator[Cell]:
 
 
 def _drift() -> Iterator[Cell]:
-    for rule in ("bp", *EXACT):
-        for rate in DRIFT_RATES:
+    for rate in DRIFT_RATES:
+        for rule in ("bp", *EXACT):
             yield Cell("drift", "digits", rule, rate, optimizer="sgd")
+        at = (rate, 0.5, DRIFT_HALVES)
+        yield Cell("drift", "digits", "fp-half", *at, optimizer="sgd")
 
 
 def measure(cell: Cell, sources: Sources) -> Numbers:
@@ -245,7 +259,8 @@ def drift(cell: Cell) -> Numbers:
     """
     to = task(cell.task)
     models = [to.network(cell.seed) for _ in range(2)]
-    rules = [pc.Backprop(), made(cell.rule, cell.own, to.batch)]
+    rule = made(cell.rule, cell.own, to.batch)
+    rules = [pc.Backprop(), rule if cell.rule == BASELINE else OwnSteps(rule)]
     if cell.rule == BASELINE:
         with torch.no_grad():
             first = next(models[1].parameters()).view(-1)
@@ -285,10 +300,20 @@ def flat(tensors: Any) -> Tensor:
     return torch.cat([t.detach().flatten() for t in tensors])
 
 
+# How far a number of the quick cells may be off on a processor that sums in another
+# order. First weights that were moved by 1e-15 of themselves moved the losses and
+# scores of diabetes by 5e-13 at most. Nothing is promised of the other cells: where
+# training makes more of a rounding, another machine gives another run.
+ROUNDING = 1e-9
+
+
 def tolerance(cell: Cell, key: str, stored: Plain) -> Tolerance:
-    """On a processor that sums in another order: as far as TRAINING says."""
-    del cell, key, stored
-    return Tolerance()
+    """On a processor that sums in another order; not for what runs apart anyway."""
+    del stored
+    if cell.part == "drift":
+        slow = key == "gradient" or cell.rate == min(DRIFT_RATES)
+        return Tolerance(absolute=1e-12 if slow else 1.0)
+    return Tolerance(absolute=ROUNDING)
 
 
 TUNING = Study(
@@ -297,7 +322,9 @@ TUNING = Study(
     cells=tuned,
     measure=measure,
     tolerance=tolerance,
-    quick=lambda cell: cell.task == "diabetes" and cell.rate == 0.008,
+    quick=lambda cell: (
+        (cell.task, cell.rate) == ("diabetes", 0.008) and cell.scale != 1.0
+    ),
 )
 STUDY = Study(
     name="training",
@@ -306,7 +333,7 @@ STUDY = Study(
     measure=measure,
     tolerance=tolerance,
     quick=lambda cell: (
-        (cell.task == "diabetes" and cell.seed == 0)
-        or (cell.part == "drift" and cell.rule == "z-il")
+        (cell.task, cell.seed) == ("diabetes", 0)
+        or (cell.part, cell.rule, cell.rate) == ("drift", "z-il", min(DRIFT_RATES))
     ),
 )
