@@ -22,6 +22,9 @@ for _module in (
     "floating_point",
     "zero_divergence",
     "any_graph",
+    "other_energies",
+    "energy_roads",
+    "softmax",
 ):
     import_module(f".{_module}", __name__)
 
