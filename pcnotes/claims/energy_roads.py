@@ -244,9 +244,7 @@ def fp_general_divergence_first_order(draw: Draw) -> Measurement:
     case = random_network(draw)
     energies = some(case, draw, ANY)
     size = _scale(case, energies, draw)
-    return worst(
-        _resting(case, energies, size), *_to_first_order(case, energies, size)
-    )
+    return worst(_resting(case, energies, size), *_to_first_order(case, energies, size))
 
 
 def _scale(case: Instance, energies: Energies, draw: Draw) -> float:

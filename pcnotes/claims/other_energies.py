@@ -287,9 +287,7 @@ def error_not_weighted(draw: Draw) -> Measurement:
     delta = stacked(case, case.delta)
     small, large = (settle(case, energies, b) for b in (beta / FACTOR, beta))
     rest = norm(-small.b / (beta / FACTOR) - delta)
-    return Measurement(
-        rest, SPARE / FACTOR * norm(large.taught - delta) + small.room
-    )
+    return Measurement(rest, SPARE / FACTOR * norm(large.taught - delta) + small.room)
 
 
 # ---- nudging, flat and sharp energies ------------------------------------------------
@@ -424,5 +422,3 @@ def error_for_slope(draw: Draw) -> Measurement:
     case, power = random_network(draw), Power(4.0)
     beta, scaled, error = _flat(case, power, draw)
     return Measurement(norm(error / beta - scaled), ROUNDING * norm(scaled))
-
-

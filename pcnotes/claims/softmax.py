@@ -100,9 +100,7 @@ def _drift(case: Instance, energy) -> Measurement:  # type: ignore[no-untyped-de
     wanted = -0.65 * case.delta["v1"].sum(-1)
     size = norm(case.delta["v1"]) + norm(case.delta["v2"])
     far = 1 + max(float(v.abs().max()) for v in seen[-1].values())
-    return Measurement(
-        norm(moved - wanted) / size, ROUNDING + 64 * UNIT * far / size
-    )
+    return Measurement(norm(moved - wanted) / size, ROUNDING + 64 * UNIT * far / size)
 
 
 def _no_drift(case: Instance, energy) -> Measurement:  # type: ignore[no-untyped-def]
@@ -148,9 +146,7 @@ def _nudged(
         value = (float(energy(mu, v)) + beta * float(loss(v))) / beta
         return abs(value - least), norm(v - ground)
 
-    first, second = (
-        max(pair) for pair in zip(left(beta), left(2 * beta), strict=True)
-    )
+    first, second = (max(pair) for pair in zip(left(beta), left(2 * beta), strict=True))
     few = left(beta / 100)
     room = 1e3 * UNIT * (1 + norm(ground) + least) / soft / (beta / 100)
     return [
