@@ -23,7 +23,8 @@ for _module in (
     "zero_divergence",
     "any_graph",
     "other_energies",
-    "energy_roads",
+    "frozen_energies",
+    "energy_replies",
     "softmax",
 ):
     import_module(f".{_module}", __name__)

@@ -22,6 +22,7 @@ from .equilibria import Landscape, named
 from .networks import Instance, Values
 
 Function = Callable[[Tensor], Tensor]
+Pairwise = Callable[[Tensor, Tensor], Tensor]
 
 
 @dataclass(frozen=True)
@@ -32,7 +33,7 @@ class Local:
     entry. invariant: whether it depends on μ - v alone.
     """
 
-    of: Callable[[Tensor, Tensor], Tensor]
+    of: Pairwise
     precision: Function
     third: Function
     invariant: bool = False
@@ -54,6 +55,15 @@ def _log_cosh(e: Tensor) -> Tensor:
     return softplus(2 * e) - e - softplus(torch.zeros_like(e))
 
 
+def _both_ways(A: Function, mean: Function) -> tuple[Pairwise, Pairwise]:
+    """KL(v ‖ μ) and KL(μ ‖ v) of the family with this log-normaliser and mean."""
+
+    def toward(mu: Tensor, v: Tensor) -> Tensor:
+        return A(mu) - A(v) - mean(v) * (mu - v)
+
+    return toward, lambda mu, v: toward(v, mu)
+
+
 def _families() -> dict[str, Local]:
     """KL(v ‖ μ) and KL(μ ‖ v) of exponential families, in their natural parameters."""
 
@@ -69,12 +79,9 @@ def _families() -> dict[str, Local]:
     }
     found = {}
     for name, (A, mean, variance, skew) in known.items():
-        found[f"{name}, KL(v ‖ μ)"] = Local(
-            lambda mu, v, A=A, m=mean: A(mu) - A(v) - m(v) * (mu - v), variance, skew
-        )
-        found[f"{name}, KL(μ ‖ v)"] = Local(
-            lambda mu, v, A=A, m=mean: A(v) - A(mu) - m(mu) * (v - mu), variance, skew
-        )
+        toward, back = _both_ways(A, mean)
+        found[f"{name}, KL(v ‖ μ)"] = Local(toward, variance, skew)
+        found[f"{name}, KL(μ ‖ v)"] = Local(back, variance, skew)
     return found
 
 

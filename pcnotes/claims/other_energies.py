@@ -17,11 +17,10 @@ from ..graph import cut
 from ..objective import Objective
 from ..theory import Array
 from .draw import Draw
-from .equilibria import Landscape, named, shifted, values
+from .equilibria import named, shifted, values
 from .local_energies import (
     ANY,
     CURVED,
-    INVARIANT,
     Energies,
     Local,
     entries,
@@ -210,8 +209,9 @@ def _first_order(case: Instance, energies: Energies) -> Array:
     pi, third = (entries(case, energies, w) for w in ("precision", "third"))
     u = stacked(case, case.delta) / pi
     back = np.eye(len(u)) - case.linear.M
-    found: Array = np.linalg.solve(back, third * u**2 / 2)
-    return found - shifted(case).curvature(np.zeros(len(u))) @ u
+    moving = np.linalg.solve(back, third * u**2 / 2)
+    found: Array = moving - shifted(case).curvature(np.zeros(len(u))) @ u
+    return found
 
 
 def _to_first_order(
@@ -220,10 +220,10 @@ def _to_first_order(
     """ξ/β - δ falls with β; after its first-order term with β²."""
     delta, term = stacked(case, case.delta), share * _first_order(case, energies)
 
-    def left(beta: float) -> tuple[float, float, float, float]:
+    def left(beta: float) -> list[float]:
         found = settle(case, energies, beta)
         rest = [norm(s - delta) for s in (found.taught, found.pulled)]
-        return *rest, norm(found.taught - delta - beta * term), found.room
+        return [*rest, norm(found.taught - delta - beta * term), found.room]
 
     pairs = zip(left(beta), left(2 * beta), strict=True)
     taught, pulled, second, _ = (max(pair) for pair in pairs)

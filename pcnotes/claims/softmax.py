@@ -1,4 +1,4 @@
-"""Claims about softmax: a vertex that is blind along a direction, and two output losses.
+"""Claims about softmax: a direction that an energy does not see, and output losses.
 
 A vertex with the energy KL(softmax v ‖ softmax μ) does not see a constant that is added
 to its value; all else is autograd on the uncut network.
@@ -6,21 +6,19 @@ to its value; all else is autograd on the uncut network.
 
 from __future__ import annotations
 
-import math
+from collections.abc import Callable
 
-import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn.functional import cross_entropy
 
-from ..learning import infer
-from ..theory import Array
 from .draw import Draw
-from .equilibria import shifted
-from .local_energies import STEEP, Held, slopes, stacked
+from .local_energies import STEEP, Held, slopes
 from .measuring import ROUNDING, UNIT, all_states, norm
 from .networks import LOSSES, Instance, Network, Values, Vertex
 from .registry import Measurement, claim, worst
+
+Energy = Callable[[Tensor, Tensor], Tensor]
 
 
 def kl(mu: Tensor, v: Tensor) -> Tensor:
@@ -65,7 +63,7 @@ def softmax_gauge(draw: Draw) -> Measurement:
     )
 
 
-def _sums(energy, generator: torch.Generator, width: int) -> Measurement:  # type: ignore[no-untyped-def]
+def _sums(energy: Energy, generator: torch.Generator, width: int) -> Measurement:
     mu, v = torch.randn(2, 3, width, generator=generator, dtype=torch.float64)
     xi, zeta = slopes({"i": energy}, {"i": mu}, {"i": v})
     size = norm(xi["i"]) + norm(zeta["i"])
@@ -86,15 +84,15 @@ def _chain(draw: Draw, width: int, reader: type[Vertex]) -> Instance:
     return Instance(Network(wiring, modules), x, y, {"out1": LOSSES["squares"]})
 
 
-def _run(case: Instance, energy) -> list[Values]:  # type: ignore[no-untyped-def]
+def _run(case: Instance, energy: Energy) -> list[Values]:
     """Values under fixed prediction; the child has curvature between one and two."""
     seen: list[Values] = []
-    energies = {"v1": energy, "v2": STEEP["square + log cosh"]}
+    energies: dict[str, Energy] = {"v1": energy, "v2": STEEP["square + log cosh"]}
     all_states(case, Held(energies, (0.65,) * 60, None, seen))
     return seen
 
 
-def _drift(case: Instance, energy) -> Measurement:  # type: ignore[no-untyped-def]
+def _drift(case: Instance, energy: Energy) -> Measurement:
     seen = _run(case, energy)
     moved = (seen[-1]["v1"] - seen[-2]["v1"]).sum(-1)
     wanted = -0.65 * case.delta["v1"].sum(-1)
@@ -103,7 +101,7 @@ def _drift(case: Instance, energy) -> Measurement:  # type: ignore[no-untyped-de
     return Measurement(norm(moved - wanted) / size, ROUNDING + 64 * UNIT * far / size)
 
 
-def _no_drift(case: Instance, energy) -> Measurement:  # type: ignore[no-untyped-def]
+def _no_drift(case: Instance, energy: Energy) -> Measurement:
     seen = _run(case, energy)
     moved = (seen[-1]["v1"] - seen[0]["v1"]).sum(-1)
     far = 1 + max(float(v.abs().max()) for v in seen[-1].values())
@@ -115,7 +113,7 @@ def _no_drift(case: Instance, energy) -> Measurement:  # type: ignore[no-untyped
 
 
 def _nudged(
-    energy,  # type: ignore[no-untyped-def]
+    energy: Energy,
     generator: torch.Generator,
     width: int,
     share: float,
@@ -155,7 +153,7 @@ def _nudged(
     ]
 
 
-def _newton(function, v: Tensor) -> tuple[Tensor, float]:  # type: ignore[no-untyped-def]
+def _newton(function: Callable[[Tensor], Tensor], v: Tensor) -> tuple[Tensor, float]:
     slope = torch.autograd.functional.jacobian(function, v)
     matrix = torch.autograd.functional.hessian(function, v)
     step = torch.linalg.solve(matrix, slope)
@@ -196,7 +194,7 @@ def softmax_ce(draw: Draw) -> Measurement:
     return worst(*_formulas(o, y), *_inequalities(o, y), *_proportional(o, y))
 
 
-def _slope(function, o: Tensor) -> Tensor:  # type: ignore[no-untyped-def]
+def _slope(function: Callable[[Tensor], Tensor], o: Tensor) -> Tensor:
     leaf = o.clone().requires_grad_()
     (found,) = torch.autograd.grad(function(leaf), leaf)
     return found
