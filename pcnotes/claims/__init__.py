@@ -24,6 +24,10 @@ for _module in (
     "any_graph",
     "architectures",
     "granularity",
+    "other_energies",
+    "frozen_energies",
+    "energy_replies",
+    "softmax",
 ):
     import_module(f".{_module}", __name__)
 
