@@ -19,7 +19,8 @@ import torch
 from torch import Tensor
 
 from ..theory import Array
-from .networks import Instance, Values
+from .instances import Instance
+from .vertices import Values
 
 # Newton's method ends once a step no longer halves the residual: at rounding level.
 _POLISH = 12

@@ -1,0 +1,218 @@
+"""Claims about the bias of a finite nudge: what it is, and two ways to be rid of it."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import numpy as np
+import torch
+
+from ... import theory
+from ...theory import Array
+from ..draw import Draw
+from ..equilibria import Equilibrium, Landscape, equilibrium, named, shifted, values
+from ..instances import Instance
+from ..measuring import ROUNDING, largest, norm, stacked
+from ..networks import random_network
+from ..registry import Measurement, claim, worst
+from .nudges import (
+    FACTOR,
+    SPARE,
+    Gradients,
+    apart,
+    falls,
+    left_at,
+    lesson,
+    mean_curvature,
+    nudge,
+    origin,
+    room_for,
+    steep,
+)
+
+# ---- the bias ------------------------------------------------------------------------
+
+
+@claim(instances="random graphs, small β", quantity="what is left over")
+def finite_nudge_bias(draw: Draw) -> Measurement:
+    """To first order predictive coding descends ℓ - (β/2)‖δ‖², in value and gradient.
+
+    ∇E/β at v* against ∇ℓ - (β/2)∇‖δ‖², the latter by double backpropagation: the rest
+    falls with β². The value, with the next term (β²/2)δᵀℋδ, falls with β³.
+    """
+    case = random_network(draw)
+    landscape = shifted(case)
+    beta = nudge(draw, landscape, 0.005, 0.01)
+    return worst(
+        _biased(case, landscape, beta, 0.5), _value_to_second_order(landscape, draw)
+    )
+
+
+def _biased(
+    case: Instance, landscape: Landscape, beta: float, share: float
+) -> Measurement:
+    """share: the coefficient of β∇‖δ‖² that is taken off."""
+    exact = case.parameter_gradients()
+    penalty = _penalty_gradient(case)
+
+    def left(beta: float) -> Array:
+        found = equilibrium(landscape, beta, nearby=True)
+        ours = lesson(case, found)
+        expected = {p: g - share * beta * penalty[p] for p, g in exact.items()}
+        off, size = apart(ours, expected)
+        slope = 1 + largest(case.feedforward)
+        # Five digits in hand: the law is read at 10⁻⁸ of the gradient.
+        room = ROUNDING * size + len(ours) * slope * case.x.numel() * room_for(
+            case, found
+        )
+        return np.array([off, room])
+
+    large, _ = left_at(left, beta)
+    small, room = left(beta / FACTOR)
+    return falls(small, large, 2, room)
+
+
+def _penalty_gradient(case: Instance) -> Gradients:
+    """∇‖δ‖² in the parameters, zero where it does not depend on them."""
+    shifts = {i: torch.zeros_like(case.x, requires_grad=True) for i in case.hidden}
+    loss = case.loss_of(case.network(case.x, shifts))
+    delta = torch.autograd.grad(loss, list(shifts.values()), create_graph=True)
+    square = torch.stack(delta).square().sum()
+    found = case.gradients_of(square) if square.requires_grad else {}
+    parameters = case.network.named_parameters()
+    return {p: found.get(p, torch.zeros_like(v)) for p, v in parameters}
+
+
+def _value_to_second_order(landscape: Landscape, draw: Draw) -> Measurement:
+    """At a tenth of β the rest of the value is a thousandth, and a little more."""
+    delta, curvature, unit = origin(landscape)
+    zero, beta = np.zeros(landscape.size), draw.uniform(0.003, 0.006) / unit
+    start = landscape.at(zero)
+    slope, bend = float(delta @ delta), float(delta @ curvature @ delta)
+
+    def left(beta: float) -> float:
+        value = equilibrium(landscape, beta, nearby=True).value
+        return abs(value - start + beta / 2 * slope - beta**2 / 2 * bend)
+
+    room = ROUNDING * (1 + abs(start)) * 1e-2
+    large = max(left(beta), left(2 * beta))
+    return Measurement(left(beta / 10), 2 * SPARE * 1e-3 * large + room)
+
+
+@finite_nudge_bias.control
+def the_bias_forgotten(draw: Draw) -> Measurement:
+    """Backpropagation's gradient itself: what is left falls with β only."""
+    case = steep(draw)
+    landscape = shifted(case)
+    return _biased(case, landscape, nudge(draw, landscape, 0.005, 0.01), 0.0)
+
+
+# ---- opposite nudges -----------------------------------------------------------------
+
+
+@claim(instances="random graphs, small β", quantity="what is left over")
+def centred_nudge(draw: Draw) -> Measurement:
+    """The mean of the nudges β and -β is backpropagation up to second order.
+
+    Errors and parameter gradients at β and -β, averaged; the rest falls with β².
+    """
+    case = random_network(draw)
+    landscape = shifted(case)
+    return _centred(case, nudge(draw, landscape, 0.005, 0.01), -1.0)
+
+
+def _centred(case: Instance, beta: float, sign: float) -> Measurement:
+    landscape, exact = shifted(case), case.parameter_gradients()
+    zero = np.zeros(landscape.size)
+    delta = landscape.adjoint(zero)
+
+    def left(beta: float) -> Array:
+        pair = [equilibrium(landscape, b, nearby=True) for b in (beta, sign * beta)]
+        mean = (pair[0].scaled + pair[1].scaled) / 2
+        one, two = (lesson(case, e) for e in pair)
+        off, size = apart({p: (one[p] + two[p]) / 2 for p in exact}, exact)
+        slope = 1 + largest(case.feedforward)
+        room = sum(room_for(case, e) for e in pair) / 2
+        carried = ROUNDING * size + len(exact) * slope * case.x.numel() * room
+        return np.array([norm(mean - delta), off, room + carried])
+
+    errors, gradients, _ = left_at(left, beta)
+    errors2, gradients2, room = left(beta / FACTOR)
+    return worst(falls(errors2, errors, 2, room), falls(gradients2, gradients, 2, room))
+
+
+@centred_nudge.control
+def one_sided(draw: Draw) -> Measurement:
+    """Both nudges on the same side."""
+    case = steep(draw)
+    return _centred(case, nudge(draw, shifted(case), 0.005, 0.01), 1.0)
+
+
+# ---- multipliers ---------------------------------------------------------------------
+
+
+@claim(instances="random graphs, fixed β", quantity="relative error")
+def multiplier_iteration(draw: Draw) -> Measurement:
+    """With λ ← λ + ε/β kept from round to round, λ goes to δ at fixed β, linearly.
+
+    Each round: (I + βℋ̄)(λ′ - δ) = βℋ̄(λ - δ), the mean curvature by quadrature; the
+    distance shrinks by max(βΛ/(1 + βΛ), βν/(1 - βν)) at least; the force of the
+    augmented Lagrangian on the values, by autograd, is zero; the first λ is ε*/β.
+    """
+    case = random_network(draw)
+    beta = nudge(draw, shifted(case), 0.05, 0.3)
+    return _rounds(case, beta, draw.integer(2, 3))
+
+
+def _rounds(case: Instance, beta: float, count: int, kept: bool = True) -> Measurement:
+    landscape, measured = shifted(case), []
+    zero = np.zeros(landscape.size)
+    delta, scaled = landscape.adjoint(zero), zero
+    distance = norm(delta)
+    first = equilibrium(landscape, beta, nearby=True).scaled
+    for k in range(count):
+        tilted = equilibrium(_tilted(landscape, scaled), beta, nearby=True)
+        found = dataclasses.replace(tilted, landscape=landscape)
+        after = (scaled if kept else zero) + found.scaled
+        room = room_for(case, found)
+        if k == 0:
+            measured.append(Measurement(norm(after - first), room))
+        mean, coarse = (mean_curvature(found, nodes) for nodes in (6, 4))
+        missing, was = after - delta, scaled - delta
+        off = norm(missing + beta * mean @ (missing - was))
+        room += beta * norm(mean - coarse) * norm(missing - was)
+        eigenvalues = np.linalg.eigvalsh(mean)
+        up, down = max(eigenvalues[-1], 0.0), max(-eigenvalues[0], 0.0)
+        rate = theory.nudge_bound(beta, up, down)
+        room *= 1 + beta * norm(mean)
+        measured.append(Measurement(off, room))
+        # Roundings of earlier rounds shrink with the distance itself.
+        measured.append(Measurement(norm(missing), rate * distance + 2 * room))
+        measured.append(_no_force(case, beta, scaled, found, room))
+        scaled, distance = after, norm(missing)
+    return worst(*measured)
+
+
+def _tilted(landscape: Landscape, scaled: Array) -> Landscape:
+    """ℓ̄(b) - λᵀb: the augmented Lagrangian without its square."""
+    tilt = torch.from_numpy(scaled.copy())
+    return Landscape(lambda b: landscape.loss(b) - tilt @ b, landscape.size)
+
+
+def _no_force(
+    case: Instance, beta: float, scaled: Array, found: Equilibrium, room: float
+) -> Measurement:
+    leaves = {i: v.requires_grad_() for i, v in values(case, found.shift).items()}
+    squares = stacked(case.errors(leaves)).square().sum()
+    total = case.lagrangian(leaves, named(case, scaled)) + squares / (2 * beta)
+    force = torch.autograd.grad(total, list(leaves.values()))
+    lost = ROUNDING * (1 + norm(stacked(leaves).detach())) / beta
+    slope = 1 + norm(case.linearise(leaves).M)
+    return Measurement(norm(torch.stack(force)), (room + lost) * slope)
+
+
+@multiplier_iteration.control
+def multipliers_forgotten(draw: Draw) -> Measurement:
+    """Each round starts from λ = 0 again: the penalty alone."""
+    case = steep(draw)
+    return _rounds(case, nudge(draw, shifted(case), 0.1, 0.3), 3, kept=False)

@@ -1,0 +1,205 @@
+"""Claims about what rest is: backpropagation of a shifted network, an implicit step."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from ...rules import ErrorOptimisation
+from ...theory import Array
+from ..draw import Draw
+from ..equilibria import Equilibrium, Landscape, equilibrium, named, shifted, values
+from ..instances import Instance
+from ..measuring import (
+    ROUNDING,
+    all_states,
+    cut_graph,
+    largest,
+    norm,
+    random_values,
+    stacked,
+)
+from ..registry import Measurement, claim, worst
+from ..vertices import Values
+from .nudges import Gradients, apart, bent, bounded_below, lesson, nudge, room_for
+
+# ---- equilibrium is backpropagation --------------------------------------------------
+
+
+@claim(instances="random graphs, β of both signs", quantity="relative error")
+def equilibrium_is_shifted_bp(draw: Draw) -> Measurement:
+    """At an equilibrium ε*/β is backpropagation's error of the network shifted by -ε*.
+
+    The equilibrium is found in shifts; there ∇E in the values, by autograd on the
+    energy, is zero; the package's adjoints at v* are ε*/β; and ∇E/β in the parameters
+    is the gradient of the shifted network's loss. At other values the force on the
+    values is (I - J)ᵀ times the difference.
+    """
+    case = bounded_below(draw)
+    found = of_either_sign(case, draw, 2.0)
+    return worst(
+        _at_rest(case, found),
+        _force_is_the_difference(case, found.beta, random_values(case, draw)),
+    )
+
+
+def of_either_sign(case: Instance, draw: Draw, high: float) -> Equilibrium:
+    """Where descent ends, or, at a small negative nudge, the branch."""
+    landscape = shifted(case)
+    if draw.choice([1, -1]) > 0:
+        return equilibrium(landscape, draw.uniform(0.05, high))
+    return equilibrium(landscape, -nudge(draw, landscape, 0.05, 0.3))
+
+
+def _at_rest(case: Instance, found: Equilibrium, moved: bool = True) -> Measurement:
+    """moved: whether backpropagation is run at v*, or else at v̂."""
+    beta, lin = found.beta, case.linear
+    at = values(case, found.shift if moved else 0 * found.shift)
+    adjoints = cut_graph(case).evaluate(at).adjoints()
+    off = norm(lin.stacked(adjoints) - found.scaled)
+    rest = values(case, found.shift)
+    force = stacked(case.slope(rest, beta))
+    size = norm(found.scaled)
+    slope = 1 + norm(case.linearise(rest).M)
+    room = room_for(case, found)
+    # The energy forms ε from values, whose roundings are divided by β.
+    lost = ROUNDING * (1 + norm(stacked(rest))) / abs(beta)
+    theirs = case.gradients_of(
+        case.loss_of(case.network(case.x, named(case, found.shift)))
+    )
+    ours = lesson(case, found)
+    return worst(
+        Measurement(off / size, room / size),
+        Measurement(norm(force) / abs(beta), (room + lost) * slope),
+        _same_gradients(case, ours, theirs, room),
+    )
+
+
+def _same_gradients(
+    case: Instance, ours: Gradients, theirs: Gradients, room: float
+) -> Measurement:
+    """Room for λ is carried through ∂f/∂θ, measured as if all its entries added up."""
+    if ours.keys() != theirs.keys():
+        return Measurement(math.nan, ROUNDING)
+    off, size = apart(ours, theirs)
+    slope = 1 + float(case.x.numel()) * max(1.0, largest(case.feedforward))
+    return Measurement(off, ROUNDING * size + len(ours) * slope * room)
+
+
+def _force_is_the_difference(case: Instance, beta: float, at: Values) -> Measurement:
+    lin, landscape = case.linearise(at), shifted(case)
+    errors = lin.stacked(case.errors(at))
+    adjoint = landscape.adjoint(-errors)
+    expected = (lin.M - np.eye(len(errors))) @ (errors - beta * adjoint)
+    off = norm(lin.stacked(case.slope(at, beta)) - expected)
+    terms = norm(errors) + abs(beta) * float(lin.sizes.sum(0).max())
+    carried = abs(beta) * norm(landscape.curvature(-errors)) * norm(lin.stacked(at))
+    room = ROUNDING * (terms + carried) * (1 + norm(lin.M))
+    return Measurement(off, room)
+
+
+@equilibrium_is_shifted_bp.control
+def backpropagation_at_the_feedforward_pass(draw: Draw) -> Measurement:
+    """Jacobians and loss gradient at v̂ in place of v*."""
+    case = bent(draw)
+    found = equilibrium(shifted(case), draw.uniform(0.3, 1.0))
+    return _at_rest(case, found, moved=False)
+
+
+# ---- the implicit step ---------------------------------------------------------------
+
+
+@claim(instances="random graphs with additive biases", quantity="relative error")
+def implicit_step(draw: Draw) -> Measurement:
+    """One step on additive biases is an implicit gradient step, and a proximal one.
+
+    Biases are zero at first. The package relaxes the errors; a⁺ = -ε* then satisfies
+    a⁺ = -β∇ψ(a⁺) by autograd, the network with biases a⁺ predicts v*, its loss ψ falls
+    by ‖a⁺‖²/2β at least, and no random point nearby has a smaller ψ(z) + ‖z‖²/2β.
+    """
+    case = bounded_below(draw)
+    landscape = shifted(case)
+    beta = nudge(draw, landscape, 0.05, 0.3)
+    errors, at, room = relaxed(case, landscape, beta)
+    return worst(
+        _implicit(landscape, beta, -errors, room),
+        _predicts(case, -errors, at),
+        _proximal(landscape, beta, -errors, draw),
+    )
+
+
+def relaxed(
+    case: Instance, landscape: Landscape, beta: float
+) -> tuple[Array, Values, float]:
+    """(ε*, v*) by error optimisation, and how far it may be from being implicit.
+
+    Unit steps contract by β‖ℋ‖ ≤ 0.3 at the start; 60 of them reach rounding.
+    """
+    rule = ErrorOptimisation(step_size=1.0, steps=60, scale=beta, tolerance=1e-14)
+    last = all_states(case, rule)[-1]
+    errors = case.linear.stacked(last.errors)
+    size = beta * float(case.linear.sizes.sum(0).max()) + norm(errors)
+    carried = beta * norm(landscape.curvature(-errors))
+    values_size = 1 + largest(last.values)
+    return errors, last.values, ROUNDING * (size + carried * values_size)
+
+
+def _implicit(landscape: Landscape, beta: float, c: Array, room: float) -> Measurement:
+    off = norm(c + beta * landscape.adjoint(c))
+    return Measurement(off / norm(c), room / norm(c))
+
+
+def _predicts(case: Instance, c: Array, at: Values) -> Measurement:
+    now, lin = values(case, c), case.linear
+    size = largest(at)
+    slopes = (1 + norm(case.linearise(at).M)) ** len(case.hidden)
+    off = norm(lin.stacked(now) - lin.stacked({i: at[i] for i in now}))
+    return Measurement(off / size, ROUNDING * slopes)
+
+
+def _proximal(landscape: Landscape, beta: float, c: Array, draw: Draw) -> Measurement:
+    def envelope(z: Array) -> float:
+        return landscape.at(z) + float(z @ z) / (2 * beta)
+
+    least, start = envelope(c), landscape.at(np.zeros(len(c)))
+    generator = np.random.default_rng(draw.integer(0, 2**31))
+    radius = math.sqrt(2 * beta * max(start, 0.0))
+    others = generator.normal(size=(12, len(c)))
+    others *= radius / np.linalg.norm(others, axis=1, keepdims=True)
+    others *= generator.uniform(size=(12, 1))
+    excess = max(least - envelope(z) for z in others)
+    rise = landscape.at(c) + float(c @ c) / (2 * beta) - start
+    return Measurement(max(excess, rise, 0.0), ROUNDING * (1 + start))
+
+
+@implicit_step.control
+def the_explicit_step(draw: Draw) -> Measurement:
+    """Backpropagation's step -βδ in the place of a⁺."""
+    case = bent(draw)
+    landscape = shifted(case)
+    beta = nudge(draw, landscape, 0.2, 0.3)
+    *_, room = relaxed(case, landscape, beta)
+    c = -beta * case.linear.delta
+    return _implicit(landscape, beta, c, room)
+
+
+@implicit_step.control
+def one_bias_for_two_samples(draw: Draw) -> Measurement:
+    """A bias shared by the samples of a batch: it moves by the sum of their errors."""
+    case = bent(draw)
+    x, y = torch.randn(2, 2, case.x.shape[1], generator=draw.generator()).double()
+    case = dataclasses.replace(case, x=x, y=y)
+    whole, width, count = shifted(case), case.x.shape[1], len(case.hidden)
+
+    def spread(c: Tensor) -> Tensor:
+        return c.reshape(count, 1, width).expand(count, 2, width).flatten()
+
+    beta = nudge(draw, whole, 0.2, 0.3)
+    errors, _, room = relaxed(case, whole, beta)
+    shared = Landscape(lambda c: whole.loss(spread(c)), count * width)
+    c = -errors.reshape(count, 2, width).sum(1).flatten()
+    return _implicit(shared, beta, c, room)
