@@ -7,7 +7,7 @@ Jacobian of its predictions at any values.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -16,6 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from .. import theory
+from . import derivatives
 from .vertices import Network, Product, Readout, Values, Vertex, Wiring
 
 
@@ -163,28 +164,44 @@ class Instance:
         """M and g at the feed-forward pass."""
         return self.linearise(self.feedforward)
 
+    def hessian(
+        self, scalar: Callable[[Values], Tensor], values: Mapping[str, Tensor]
+    ) -> theory.Array:
+        """∇² in all values of a function that sums over their leading axes, (N, N)."""
+        start = torch.stack([values[i] for i in self.hidden]).flatten()
+
+        def of_vector(v: Tensor) -> Tensor:
+            return scalar(self.named(v))
+
+        found: theory.Array = derivatives.hessian(of_vector, start).numpy()
+        return found
+
+    def named(self, vector: Tensor) -> Values:
+        """N stacked numbers, (…, N), as {hidden vertex: tensor}."""
+        pieces = vector.unflatten(-1, (-1, *self.x.shape)).unbind(-3)
+        return dict(zip(self.hidden, pieces, strict=True))
+
     def linearise(self, values: Mapping[str, Tensor]) -> Linearised:
         """M = Aᵀ and g at these values of the hidden vertices."""
-        leaves = {i: values[i].detach().requires_grad_() for i in self.hidden}
-        stacked = torch.stack(
-            [self.network.predict(i, leaves, self.x) for i in self.hidden]
-        ).flatten()
-        basis = torch.eye(len(stacked), dtype=torch.float64)
-        rows = torch.autograd.grad(  # row k of A: how f_k depends on each v
-            stacked,
-            list(leaves.values()),
-            basis,
-            is_grads_batched=True,
-            allow_unused=True,  # the last vertices are nobody's parents
+        shape, size = self.x.shape, self.x.numel() * len(self.hidden)
+        leaves = {
+            i: values[i].detach().expand(size, *shape).clone().requires_grad_()
+            for i in self.hidden
+        }
+        predictions = [
+            self.network.predict(i, leaves, self.x).expand(size, *shape)
+            for i in self.hidden
+        ]
+        # The k-th copy of the values is asked for the k-th row of A.
+        own = torch.stack(predictions, dim=1).flatten(1).diagonal().sum()
+        rows, g = (
+            torch.autograd.grad(of, list(leaves.values()), materialize_grads=True)
+            for of in (own, self.loss(leaves))
         )
-        g = torch.autograd.grad(
-            self.loss(leaves), list(leaves.values()), materialize_grads=True
+        A = torch.cat([r.flatten(1) for r in rows], dim=1).numpy()
+        return Linearised(
+            self.hidden, A.T, _flat([each[0] for each in g]), tuple(shape)
         )
-        shape = self.x.shape
-        nothing = torch.zeros(len(stacked), *shape, dtype=torch.float64)
-        blocks = [(nothing if r is None else r).flatten(1) for r in rows]
-        A = torch.cat(blocks, dim=1).numpy()
-        return Linearised(self.hidden, A.T, _flat(g), tuple(shape))
 
 
 @dataclass(frozen=True)

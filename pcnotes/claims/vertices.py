@@ -18,7 +18,8 @@ Wiring = dict[str, tuple[str, ...]]
 class Vertex(nn.Module):
     """One prediction f: of its parents, and of the input where it has none.
 
-    `kind` says how parents are combined; `weights` has one matrix per parent.
+    `kind` says how parents are combined; `weights` has one matrix per parent. Values
+    are (batch, width), or several of these along leading axes, which never meet.
     """
 
     def __init__(
@@ -34,7 +35,7 @@ class Vertex(nn.Module):
         self.bias = nn.Parameter(bias / 2)
 
     def forward(self, *parents: Tensor) -> Tensor:
-        """Shapes (batch, width), of parents and result."""
+        """Shapes (…, batch, width), of parents and result."""
         carried = [v @ w for v, w in zip(parents, self.weights, strict=True)]
         return KINDS[self.kind](carried, self.bias)
 
@@ -43,7 +44,7 @@ class Product(nn.Module):
     """A vertex without parameters: the product of its parents."""
 
     def forward(self, *parents: Tensor) -> Tensor:
-        """Shapes (batch, width), of parents and result."""
+        """Shapes (…, batch, width), of parents and result."""
         return torch.stack(parents).prod(0)
 
 
@@ -62,13 +63,13 @@ def _gate(carried: list[Tensor], bias: Tensor) -> Tensor:
 def _attention(carried: list[Tensor], bias: Tensor) -> Tensor:
     """Samples attend to each other, so that the batch does not factorise."""
     queries, keys, values = carried[0], carried[-1], sum(carried, bias)
-    return torch.softmax(queries @ keys.T, dim=-1) @ values
+    return torch.softmax(queries @ keys.mT, dim=-1) @ values
 
 
 def _centred(carried: list[Tensor], bias: Tensor) -> Tensor:
     """As batch norm: what a sample gets depends on the others."""
     total = sum(carried, bias)
-    return total - total.mean(0) / 2
+    return total - total.mean(-2, keepdim=True) / 2
 
 
 KINDS: dict[str, Callable[[list[Tensor], Tensor], Tensor]] = {
@@ -85,14 +86,19 @@ def _with_zero(logits: Tensor) -> Tensor:
     return nn.functional.pad(logits, (0, 1))
 
 
+def _cross_entropy(logits: Tensor, labels: Tensor) -> Tensor:
+    """Between softmaxes: the mean over samples."""
+    each = (labels.softmax(-1) * logits.log_softmax(-1)).sum(-1)
+    return -each.mean(-1).sum()
+
+
 Readout = Callable[[Tensor, Tensor], Tensor]
 
+# Sums over leading axes, as if every entry along them were a network of its own.
 LOSSES: dict[str, Readout] = {
     "squares": lambda out, y: (out - y).square().sum() / 2,
-    "mean squares": lambda out, y: (out - y).square().mean(),
-    "cross entropy": lambda out, y: nn.functional.cross_entropy(
-        _with_zero(out), _with_zero(y).softmax(-1)
-    ),
+    "mean squares": lambda out, y: (out - y).square().mean((-2, -1)).sum(),
+    "cross entropy": lambda out, y: _cross_entropy(_with_zero(out), _with_zero(y)),
     "log cosh": lambda out, y: (out - y).cosh().log().sum(),
     "weighted sum": lambda out, y: (out * y).sum(),
 }

@@ -10,24 +10,21 @@ import torch
 from ... import theory
 from ...theory import Array
 from ..draw import Draw
-from ..equilibria import Equilibrium, Landscape, equilibrium, named, shifted, values
+from ..equilibria import Equilibrium, Landscape, branch, named, shifted, values
 from ..instances import Instance
-from ..measuring import ROUNDING, largest, norm, stacked
+from ..measuring import ROUNDING, norm, stacked
 from ..networks import random_network
 from ..registry import Measurement, claim, worst
 from .nudges import (
-    FACTOR,
-    SPARE,
     Gradients,
     apart,
-    falls,
-    left_at,
+    law,
     lesson,
-    mean_curvature,
+    lesson_room,
     nudge,
-    origin,
     room_for,
     steep,
+    with_hundredths,
 )
 
 # ---- the bias ------------------------------------------------------------------------
@@ -52,24 +49,18 @@ def _biased(
     case: Instance, landscape: Landscape, beta: float, share: float
 ) -> Measurement:
     """share: the coefficient of β∇‖δ‖² that is taken off."""
-    exact = case.parameter_gradients()
-    penalty = _penalty_gradient(case)
+    exact, penalty = case.parameter_gradients(), _penalty_gradient(case)
 
-    def left(beta: float) -> Array:
-        found = equilibrium(landscape, beta, nearby=True)
-        ours = lesson(case, found)
-        expected = {p: g - share * beta * penalty[p] for p, g in exact.items()}
-        off, size = apart(ours, expected)
-        slope = 1 + largest(case.feedforward)
-        # Five digits in hand: the law is read at 10⁻⁸ of the gradient.
-        room = ROUNDING * size + len(ours) * slope * case.x.numel() * room_for(
-            case, found
-        )
-        return np.array([off, room])
+    def left(found: Equilibrium) -> float:
+        taken = share * found.beta
+        expected = {p: g - taken * penalty[p] for p, g in exact.items()}
+        return apart(lesson(case, found), expected)
 
-    large, _ = left_at(left, beta)
-    small, room = left(beta / FACTOR)
-    return falls(small, large, 2, room)
+    [family] = with_hundredths(landscape, beta)
+    *large, small = map(left, family)
+    # Five digits in hand: the law is read at 10⁻⁸ of the gradient.
+    room = lesson_room(case, exact, room_for(case, family[-1]))
+    return law(large, small, 1e-4, room)
 
 
 def _penalty_gradient(case: Instance) -> Gradients:
@@ -85,18 +76,15 @@ def _penalty_gradient(case: Instance) -> Gradients:
 
 def _value_to_second_order(landscape: Landscape, draw: Draw) -> Measurement:
     """At a tenth of β the rest of the value is a thousandth, and a little more."""
-    delta, curvature, unit = origin(landscape)
-    zero, beta = np.zeros(landscape.size), draw.uniform(0.003, 0.006) / unit
-    start = landscape.at(zero)
+    delta, curvature = landscape.start
+    beta = nudge(draw, landscape, 0.003, 0.006)
+    start = landscape.at(0 * delta)
     slope, bend = float(delta @ delta), float(delta @ curvature @ delta)
-
-    def left(beta: float) -> float:
-        value = equilibrium(landscape, beta, nearby=True).value
-        return abs(value - start + beta / 2 * slope - beta**2 / 2 * bend)
-
-    room = ROUNDING * (1 + abs(start)) * 1e-2
-    large = max(left(beta), left(2 * beta))
-    return Measurement(left(beta / 10), 2 * SPARE * 1e-3 * large + room)
+    *large, small = (
+        abs(at.value - start + at.beta / 2 * slope - at.beta**2 / 2 * bend)
+        for at in branch(landscape, [beta, 2 * beta, beta / 10])
+    )
+    return law(large, small, 1e-3, ROUNDING * (1 + abs(start)) * 1e-2, spare=3.0)
 
 
 @finite_nudge_bias.control
@@ -118,34 +106,36 @@ def centred_nudge(draw: Draw) -> Measurement:
     """
     case = random_network(draw)
     landscape = shifted(case)
-    return _centred(case, nudge(draw, landscape, 0.005, 0.01), -1.0)
+    return _centred(case, landscape, nudge(draw, landscape, 0.005, 0.01), -1.0)
 
 
-def _centred(case: Instance, beta: float, sign: float) -> Measurement:
-    landscape, exact = shifted(case), case.parameter_gradients()
-    zero = np.zeros(landscape.size)
-    delta = landscape.adjoint(zero)
+def _centred(
+    case: Instance, landscape: Landscape, beta: float, sign: float
+) -> Measurement:
+    exact = case.parameter_gradients()
+    pairs = list(zip(*with_hundredths(landscape, beta, sign * beta), strict=True))
 
-    def left(beta: float) -> Array:
-        pair = [equilibrium(landscape, b, nearby=True) for b in (beta, sign * beta)]
-        mean = (pair[0].scaled + pair[1].scaled) / 2
-        one, two = (lesson(case, e) for e in pair)
-        off, size = apart({p: (one[p] + two[p]) / 2 for p in exact}, exact)
-        slope = 1 + largest(case.feedforward)
-        room = sum(room_for(case, e) for e in pair) / 2
-        carried = ROUNDING * size + len(exact) * slope * case.x.numel() * room
-        return np.array([norm(mean - delta), off, room + carried])
+    def taught(one: Equilibrium, two: Equilibrium) -> float:
+        first, second = lesson(case, one), lesson(case, two)
+        return apart({p: (first[p] + second[p]) / 2 for p in exact}, exact)
 
-    errors, gradients, _ = left_at(left, beta)
-    errors2, gradients2, room = left(beta / FACTOR)
-    return worst(falls(errors2, errors, 2, room), falls(gradients2, gradients, 2, room))
+    *errors, errors2 = (
+        norm((one.scaled + two.scaled) / 2 - landscape.delta) for one, two in pairs
+    )
+    *gradients, gradients2 = (taught(one, two) for one, two in pairs)
+    room = sum(room_for(case, at) for at in pairs[-1]) / 2
+    return worst(
+        law(errors, errors2, 1e-4, room),
+        law(gradients, gradients2, 1e-4, lesson_room(case, exact, room)),
+    )
 
 
 @centred_nudge.control
 def one_sided(draw: Draw) -> Measurement:
     """Both nudges on the same side."""
     case = steep(draw)
-    return _centred(case, nudge(draw, shifted(case), 0.005, 0.01), 1.0)
+    landscape = shifted(case)
+    return _centred(case, landscape, nudge(draw, landscape, 0.005, 0.01), 1.0)
 
 
 # ---- multipliers ---------------------------------------------------------------------
@@ -166,18 +156,18 @@ def multiplier_iteration(draw: Draw) -> Measurement:
 
 def _rounds(case: Instance, beta: float, count: int, kept: bool = True) -> Measurement:
     landscape, measured = shifted(case), []
-    zero = np.zeros(landscape.size)
-    delta, scaled = landscape.adjoint(zero), zero
-    distance = norm(delta)
-    first = equilibrium(landscape, beta, nearby=True).scaled
+    delta, zero = landscape.delta, 0 * landscape.delta
+    scaled, distance = zero, norm(delta)
+    [first] = branch(landscape, [beta])
     for k in range(count):
-        tilted = equilibrium(_tilted(landscape, scaled), beta, nearby=True)
+        start = delta - scaled, landscape.start[1]
+        [tilted] = branch(_tilted(landscape, scaled), [beta], start)
         found = dataclasses.replace(tilted, landscape=landscape)
         after = (scaled if kept else zero) + found.scaled
         room = room_for(case, found)
         if k == 0:
-            measured.append(Measurement(norm(after - first), room))
-        mean, coarse = (mean_curvature(found, nodes) for nodes in (6, 4))
+            measured.append(Measurement(norm(after - first.scaled), room))
+        mean, coarse = found.mean_curvature(6, 4)
         missing, was = after - delta, scaled - delta
         off = norm(missing + beta * mean @ (missing - was))
         room += beta * norm(mean - coarse) * norm(missing - was)
@@ -188,7 +178,7 @@ def _rounds(case: Instance, beta: float, count: int, kept: bool = True) -> Measu
         measured.append(Measurement(off, room))
         # Roundings of earlier rounds shrink with the distance itself.
         measured.append(Measurement(norm(missing), rate * distance + 2 * room))
-        measured.append(_no_force(case, beta, scaled, found, room))
+        measured.append(_no_force(case, scaled, found, room))
         scaled, distance = after, norm(missing)
     return worst(*measured)
 
@@ -196,17 +186,17 @@ def _rounds(case: Instance, beta: float, count: int, kept: bool = True) -> Measu
 def _tilted(landscape: Landscape, scaled: Array) -> Landscape:
     """ℓ̄(b) - λᵀb: the augmented Lagrangian without its square."""
     tilt = torch.from_numpy(scaled.copy())
-    return Landscape(lambda b: landscape.loss(b) - tilt @ b, landscape.size)
+    return Landscape(lambda b: landscape.loss(b) - (b @ tilt).sum(), landscape.size)
 
 
 def _no_force(
-    case: Instance, beta: float, scaled: Array, found: Equilibrium, room: float
+    case: Instance, scaled: Array, found: Equilibrium, room: float
 ) -> Measurement:
     leaves = {i: v.requires_grad_() for i, v in values(case, found.shift).items()}
     squares = stacked(case.errors(leaves)).square().sum()
-    total = case.lagrangian(leaves, named(case, scaled)) + squares / (2 * beta)
+    total = case.lagrangian(leaves, named(case, scaled)) + squares / (2 * found.beta)
     force = torch.autograd.grad(total, list(leaves.values()))
-    lost = ROUNDING * (1 + norm(stacked(leaves).detach())) / beta
+    lost = ROUNDING * (1 + norm(stacked(leaves).detach())) / found.beta
     slope = 1 + norm(case.linearise(leaves).M)
     return Measurement(norm(torch.stack(force)), (room + lost) * slope)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 
 import numpy as np
 import torch
@@ -10,29 +11,12 @@ import torch
 from ... import theory
 from ...theory import Array
 from ..draw import Draw
-from ..equilibria import (
-    Equilibrium,
-    Landscape,
-    equilibrium,
-    hessian,
-    named,
-    shifted,
-    values,
-)
+from ..equilibria import Equilibrium, Landscape, branch, equilibrium, shifted, values
 from ..instances import Instance
 from ..measuring import ROUNDING, largest, norm
 from ..networks import random_network
 from ..registry import Measurement, claim, worst
-from .nudges import (
-    FACTOR,
-    bent,
-    bounded_below,
-    falls,
-    left_at,
-    mean_curvature,
-    nudge,
-    room_for,
-)
+from .nudges import bent, bounded_below, law, nudge, room_for
 from .rest import of_either_sign, relaxed
 
 # ---- the identity behind the bounds --------------------------------------------------
@@ -53,9 +37,9 @@ def nudge_identity(draw: Draw) -> Measurement:
 def _identity(
     case: Instance, found: Equilibrium, mean: Array | None = None
 ) -> Measurement:
-    fine, coarse = mean_curvature(found, 10), mean_curvature(found, 6)
+    fine, coarse = found.mean_curvature(10, 6)
     beta, scaled = found.beta, found.scaled
-    delta = found.landscape.adjoint(np.zeros(len(scaled)))
+    delta = found.landscape.delta
     used = fine if mean is None else mean
     off = norm(scaled + beta * used @ scaled - delta)
     # The finer rule is closer to the integral than to the coarser one.
@@ -79,7 +63,7 @@ def curvature_at_one_point(draw: Draw) -> Measurement:
     case = bent(draw)
     landscape = shifted(case)
     found = equilibrium(landscape, nudge(draw, landscape, 0.3, 0.6))
-    return _identity(case, found, landscape.curvature(np.zeros(landscape.size)))
+    return _identity(case, found, landscape.start[1])
 
 
 # ---- the limit -----------------------------------------------------------------------
@@ -96,24 +80,24 @@ def nudge_limit(draw: Draw) -> Measurement:
     """
     case = random_network(draw)
     landscape, sign = shifted(case), draw.choice([1, -1])
-    return worst(
-        _iterated(case, landscape, sign * nudge(draw, landscape, 0.02, 0.2)),
-        *_expansion(case, landscape, sign * nudge(draw, landscape, 0.005, 0.01)),
-    )
+    beta = sign * nudge(draw, landscape, 0.02, 0.2)
+    small = sign * nudge(draw, landscape, 0.005, 0.01)
+    found, *family = branch(landscape, [beta, small, 2 * small, small / 100])
+    return worst(_iterated(case, found), *_expansion(case, family))
 
 
-def _iterated(case: Instance, landscape: Landscape, beta: float) -> Measurement:
+def _iterated(case: Instance, found: Equilibrium) -> Measurement:
+    landscape, beta = found.landscape, found.beta
     errors, room = _fixed_point(case, landscape, beta)
-    found = equilibrium(landscape, beta, nearby=True)
-    delta = landscape.adjoint(np.zeros(landscape.size))
     room = room * found.stretch / abs(beta) + room_for(case, found)
-    size = abs(beta) * float(np.linalg.norm(mean_curvature(found, 6), 2))
+    [mean] = found.mean_curvature(6)
+    size = abs(beta) * float(np.linalg.norm(mean, 2))
     # Six nodes: the mean of ℋ is a mean of values of ℋ, whatever the quadrature error;
     # that is of order (βΛ)¹² here.
-    promised = size / (1 - size) * norm(delta) * (1 + 1e-6)
+    promised = size / (1 - size) * norm(landscape.delta) * (1 + 1e-6)
     return worst(
         Measurement(norm(errors / beta - found.scaled), room),
-        Measurement(norm(found.scaled - delta), promised + room),
+        Measurement(norm(found.scaled - landscape.delta), promised + room),
     )
 
 
@@ -122,48 +106,40 @@ def _fixed_point(
 ) -> tuple[Array, float]:
     """ε* by unit steps, and room: by the package, which wants β > 0, or by hand."""
     if beta > 0:
-        errors, _, room = relaxed(case, landscape, beta)
+        errors, _, room = relaxed(case, landscape, beta, step=1.0)
         return errors, room
     errors = np.zeros(landscape.size)
     for _ in range(60):
-        errors = beta * landscape.adjoint(-errors)
+        before, errors = errors, beta * landscape.adjoint(-errors)
+        if norm(errors - before) <= 1e-14 * norm(errors):
+            break
     carried = norm(landscape.curvature(-errors)) * (1 + largest(values(case, -errors)))
     terms = float(case.linear.sizes.sum(0).max()) + carried
     return errors, ROUNDING * (abs(beta) * terms + norm(errors))
 
 
-def _expansion(case: Instance, landscape: Landscape, beta: float) -> list[Measurement]:
+def _expansion(case: Instance, family: Sequence[Equilibrium]) -> list[Measurement]:
     lin = case.linear
-    delta, inverse = lin.delta, np.linalg.inv(np.eye(len(lin.g)) - lin.M.T)
-    first = inverse.T @ lagrangian_hessian(case) @ inverse @ delta
+    inverse = np.linalg.inv(np.eye(len(lin.g)) - lin.M.T)
+    first = inverse.T @ lagrangian_hessian(case) @ inverse @ lin.delta
     start = lin.stacked(case.feedforward)
-
-    def left(beta: float) -> Array:
-        found = equilibrium(landscape, beta, nearby=True)
-        at = lin.stacked(values(case, found.shift))
-        return np.array(
-            [
-                norm(found.scaled - delta + beta * first),
-                norm(at - start + beta * inverse @ delta),
-                room_for(case, found),
-            ]
+    *errors, errors2 = (norm(at.scaled - lin.delta + at.beta * first) for at in family)
+    *shift, shift2 = (
+        norm(
+            lin.stacked(values(case, at.shift)) - start + at.beta * inverse @ lin.delta
         )
-
-    errors, shift, _ = left_at(left, beta)
-    errors2, shift2, room = left(beta / FACTOR)
+        for at in family
+    )
     rounding = ROUNDING * (1 + norm(start)) * norm(inverse)
     return [
-        falls(errors2, errors, 2, room),
-        falls(shift2, shift, 2, rounding),
+        law(errors, errors2, 1e-4, room_for(case, family[-1])),
+        law(shift, shift2, 1e-4, rounding),
     ]
 
 
 def lagrangian_hessian(case: Instance) -> Array:
     """Q = ∇²ℓ + Σδ·∇²f at v̂, in the values."""
-    start = torch.from_numpy(case.linear.stacked(case.feedforward)).requires_grad_()
-    total = case.lagrangian(named(case, start), case.delta)
-    (first,) = torch.autograd.grad(total, start, create_graph=True)
-    return hessian(first, start)
+    return case.hessian(lambda v: case.lagrangian(v, case.delta), case.feedforward)
 
 
 @nudge_limit.control
@@ -179,7 +155,7 @@ def a_critical_point_far_away(draw: Draw) -> Measurement:
         turns = round(v**3 / (2 * math.pi))
         v = (2 * math.pi * turns + wanted) ** (1 / 3)
     found = _critical(landscape, beta, np.array([v - mu]))
-    delta, curvature = landscape.both(np.zeros(1))
+    delta, curvature = landscape.start
     size = min(beta * norm(curvature), 0.5)
     promised = size / (1 - size) * norm(delta)
     return Measurement(norm(found - delta), promised + ROUNDING)

@@ -16,7 +16,7 @@ from ..equilibria import Landscape, equilibrium, shifted
 from ..instances import Instance
 from ..measuring import ROUNDING
 from ..registry import Measurement, claim, worst
-from .nudges import bounded_below, nudge, steep, value_law
+from .nudges import best_step, bounded_below, nudge, steep, value_law, with_hundredths
 
 
 @claim(instances="random graphs, random cuts", quantity="relative excess")
@@ -42,15 +42,18 @@ def finer_cuts_relax(draw: Draw) -> Measurement:
         start,
     ]
     excess = max(0.0, *(a - b for a, b in itertools.pairwise(order)))
-    rule = ErrorOptimisation(step_size=1.0, steps=60, scale=beta, tolerance=1e-14)
+    # Errors to 10⁻⁷ of the first step: what is left of the energy is its square.
+    step = best_step(coarse, beta)
+    rule = ErrorOptimisation(step_size=step, steps=60, scale=beta, tolerance=1e-7)
     at = _at(case, kept)
     *_, last = learning.infer(case.network, case.closure, rule, at)
     theirs = float(last.energy) / beta
     room = ROUNDING * (1 + abs(start))
+    [family] = with_hundredths(coarse, nudge(draw, landscape, 0.005, 0.01))
     return worst(
         Measurement(excess, room),
         Measurement(abs(theirs - coarse_value), room * (1 + 1 / beta)),
-        value_law(coarse, _part(case, kept), nudge(draw, landscape, 0.005, 0.01)),
+        value_law(family, _part(case, kept)),
     )
 
 
@@ -68,14 +71,12 @@ def _at(case: Instance, kept: list[str]) -> Callable[[str, nn.Module], bool]:
 def _restricted(case: Instance, landscape: Landscape, kept: list[str]) -> Landscape:
     """ℓ̄ in the shifts of some vertices, all others zero."""
     width = case.x.numel()
-    place = [case.hidden.index(i) for i in kept]
+    places = torch.tensor([case.hidden.index(i) for i in kept])
 
     def loss(b: Tensor) -> Tensor:
-        rows = b.new_zeros(len(case.hidden), width)
-        index = torch.tensor(place)
-        return landscape.loss(
-            rows.index_copy(0, index, b.reshape(len(place), width)).flatten()
-        )
+        rows = b.unflatten(-1, (len(kept), width))
+        whole = b.new_zeros(*b.shape[:-1], len(case.hidden), width)
+        return landscape.loss(whole.index_copy(-2, places, rows).flatten(-2))
 
     return Landscape(loss, width * len(kept))
 
@@ -90,6 +91,6 @@ def every_vertex_counted(draw: Draw) -> Measurement:
     """Σ‖δ‖² over all vertices, though only some are kept."""
     case = steep(draw)
     landscape = shifted(case)
-    coarse = _restricted(case, landscape, ["v2"])
-    squares = _part(case, case.hidden)
-    return value_law(coarse, squares, nudge(draw, landscape, 0.005, 0.01))
+    beta = nudge(draw, landscape, 0.005, 0.01)
+    [family] = with_hundredths(_restricted(case, landscape, ["v2"]), beta)
+    return value_law(family, _part(case, case.hidden))

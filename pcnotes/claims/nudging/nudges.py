@@ -12,16 +12,14 @@ not at β and at 2β alike, so the larger of these is what small nudges are held
 from __future__ import annotations
 
 import dataclasses
-import math
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from ...theory import Array
 from ..draw import Draw
-from ..equilibria import Equilibrium, Landscape, equilibrium, named, values
+from ..equilibria import Equilibrium, Landscape, branch, named, values
 from ..instances import Instance
 from ..measuring import ROUNDING, largest, norm
 from ..networks import chain, curved, furnished, random_network, squared
@@ -29,9 +27,6 @@ from ..registry import Measurement
 from ..vertices import LOSSES
 
 Gradients = dict[str, Tensor]
-
-FACTOR = 100.0
-SPARE = 1.5
 
 # ---- instances -----------------------------------------------------------------------
 
@@ -64,22 +59,15 @@ def steep(draw: Draw) -> Instance:
 # ---- how small, and how exact --------------------------------------------------------
 
 
-def origin(landscape: Landscape) -> tuple[Array, Array, float]:
-    """δ, ℋ(0), and 1/β of a nudge that is no longer small.
-
-    Small means that shifts βδ stay below the size of values, which is one, that β‖ℋ‖
-    is small, and so is what ℋ changes by along δ: all three have the unit of 1/β.
-    """
-    delta, curvature = landscape.both(np.zeros(landscape.size))
-    first = max(norm(delta), float(np.linalg.norm(curvature, 2)))
-    step = 0.1 / first
-    change = np.linalg.norm(landscape.curvature(-step * delta) - curvature, 2) / step
-    return delta, curvature, max(first, math.sqrt(float(change)))
-
-
 def nudge(draw: Draw, landscape: Landscape, low: float, high: float) -> float:
     """β between these shares of the size at which a nudge is no longer small."""
-    return draw.uniform(low, high) / origin(landscape)[2]
+    return draw.uniform(low, high) / landscape.steepness
+
+
+def best_step(landscape: Landscape, beta: float) -> float:
+    """For descent in the shifts: 2/(least + largest eigenvalue of I + βℋ(0))."""
+    eigenvalues = 1 + beta * np.linalg.eigvalsh(landscape.start[1])
+    return float(2 / (eigenvalues[0] + eigenvalues[-1]))
 
 
 def room_for(case: Instance, found: Equilibrium) -> float:
@@ -90,41 +78,39 @@ def room_for(case: Instance, found: Equilibrium) -> float:
     """
     at = values(case, found.shift)
     terms = float(case.linearise(at).sizes.sum(0).max())
-    carried = norm(found.landscape.curvature(found.shift)) * (1 + largest(at))
+    carried = norm(found.curvature) * (1 + largest(at))
     return (ROUNDING * (terms + carried) + found.residual) * found.stretch
-
-
-def mean_curvature(found: Equilibrium, nodes: int) -> Array:
-    """ℋ̄, from 0 to b*."""
-    matrices, weights = found.along(nodes)
-    mean: Array = np.tensordot(weights, matrices, axes=1)
-    return mean
 
 
 # ---- laws ----------------------------------------------------------------------------
 
 
-def left_at(left: Callable[[float], Array], beta: float) -> Array:
-    """What is left over at β, or at 2β where that is more."""
-    return np.maximum(left(beta), left(2 * beta))
+def law(
+    large: Sequence[float], small: float, order: float, room: float, spare: float = 1.5
+) -> Measurement:
+    """What is left at a small nudge against `order` times the most that is left.
+
+    large: what is left at β and at 2β. spare: for the terms of higher order.
+    """
+    return Measurement(small, spare * order * max(large) + room)
 
 
-def falls(small: float, large: float, power: int, room: float) -> Measurement:
-    """What is left at β/100 against 100⁻ᵖ of what is left at β, and a little more."""
-    return Measurement(small, SPARE * FACTOR**-power * large + room)
+def with_hundredths(landscape: Landscape, *betas: float) -> list[list[Equilibrium]]:
+    """For each of these nudges the equilibria at β, at 2β, and at a hundredth of β."""
+    found = branch(
+        landscape, [b for beta in betas for b in (beta, 2 * beta, beta / 100)]
+    )
+    return [found[k : k + 3] for k in range(0, len(found), 3)]
 
 
-def value_law(landscape: Landscape, squares: float, beta: float) -> Measurement:
+def value_law(family: Sequence[Equilibrium], squares: float) -> Measurement:
     """φ - ℓ + (β/2)·squares falls with β², for the right sum of squared adjoints."""
-    start = landscape.at(np.zeros(landscape.size))
-
-    def left(beta: float) -> Array:
-        value = equilibrium(landscape, beta, nearby=True).value
-        return np.array(abs(value - start + beta / 2 * squares))
-
-    room = ROUNDING * (1 + abs(start)) * 1e-2
-    large = float(left_at(left, beta))
-    return falls(float(left(beta / FACTOR)), large, 2, room)
+    landscape = family[0].landscape
+    start = landscape.at(0 * landscape.delta)
+    *large, small = (
+        abs(found.value - start + found.beta / 2 * squares) for found in family
+    )
+    return law(large, small, 1e-4, ROUNDING * (1 + abs(start)) * 1e-2)
 
 
 # ---- lessons -------------------------------------------------------------------------
@@ -136,9 +122,16 @@ def lesson(case: Instance, found: Equilibrium) -> Gradients:
     return case.gradients_of(case.work(at, named(case, found.scaled)))
 
 
-def apart(
-    ours: Mapping[str, Tensor], theirs: Mapping[str, Tensor]
-) -> tuple[float, float]:
-    """The norms of the difference and of the second."""
-    difference = torch.cat([(ours[p] - theirs[p]).flatten() for p in theirs])
-    return norm(difference), norm(torch.cat([g.flatten() for g in theirs.values()]))
+def lesson_room(case: Instance, gradients: Mapping[str, Tensor], room: float) -> float:
+    """What rounding may leave in parameter gradients, if it leaves `room` in λ.
+
+    Room for λ is carried through ∂f/∂θ, measured as if all its entries added up.
+    """
+    slope = 1 + case.x.numel() * max(1.0, largest(case.feedforward))
+    size = norm(torch.cat([g.flatten() for g in gradients.values()]))
+    return ROUNDING * size + len(gradients) * slope * room
+
+
+def apart(ours: Mapping[str, Tensor], theirs: Mapping[str, Tensor]) -> float:
+    """The norm of the difference."""
+    return norm(torch.cat([(ours[p] - theirs[p]).flatten() for p in theirs]))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Sequence
 
 import numpy as np
 import torch
@@ -11,15 +12,26 @@ from torch import Tensor
 from ...rules import Strict
 from ...theory import Array
 from ..draw import Draw
-from ..equilibria import Equilibrium, Landscape, equilibrium, named, shifted, values
+from ..equilibria import (
+    Equilibrium,
+    Landscape,
+    branch,
+    equilibrium,
+    named,
+    shifted,
+    values,
+)
 from ..instances import Instance
 from ..measuring import ROUNDING, all_states, largest, norm, stacked
 from ..networks import random_network
 from ..registry import Measurement, claim, worst
 from .distance import lagrangian_hessian
-from .nudges import FACTOR, bent, falls, left_at, nudge, value_law
+from .nudges import bent, law, nudge, value_law, with_hundredths
 
 # ---- output error --------------------------------------------------------------------
+
+# How far the label is from the output: s, 2s and s/100.
+_RESIDUALS = (1e-2, 2e-2, 1e-4)
 
 
 def labelled(case: Instance, draw: Draw, unit: bool = False) -> tuple[Array, Array]:
@@ -45,7 +57,7 @@ def labelled(case: Instance, draw: Draw, unit: bool = False) -> tuple[Array, Arr
 
 def _outputs(case: Instance, b: Tensor) -> Tensor:
     found = case.network(case.x, named(case, b))
-    return torch.cat([found[o].flatten() for o in case.outputs])
+    return torch.cat([found[o].flatten(-2) for o in case.outputs], dim=-1)
 
 
 def with_residual(case: Instance, residual: Array) -> Landscape:
@@ -71,11 +83,21 @@ def small_output_error(draw: Draw) -> Measurement:
     beta = draw.uniform(0.3, 2.0) / float(np.linalg.norm(A, 2)) ** 2
     delta = A.T @ u
     limit = np.linalg.inv(np.eye(A.shape[1]) + beta * A.T @ A) @ delta
+    near = _close(case, u, beta)
     return worst(
-        _approached(case, u, beta, limit),
+        _approached(case, near, limit),
         _between(A, beta, limit, delta),
-        *_descended(case, u, beta),
+        *_descended(case, near[0]),
     )
+
+
+def _close(case: Instance, u: Array, beta: float) -> list[Equilibrium]:
+    """The equilibrium near δ for each of the residuals."""
+    delta, curvature = with_residual(case, 1e-2 * u).start
+    return [
+        branch(with_residual(case, s * u), [beta], (s / 1e-2 * delta, curvature))[0]
+        for s in _RESIDUALS
+    ]
 
 
 def _lost(case: Instance, found: Equilibrium) -> float:
@@ -84,11 +106,11 @@ def _lost(case: Instance, found: Equilibrium) -> float:
     return (ROUNDING * (1 + start) + found.residual) * found.stretch
 
 
-def _descended(case: Instance, u: Array, beta: float) -> list[Measurement]:
+def _descended(case: Instance, near: Equilibrium) -> list[Measurement]:
     """The equilibrium near δ against the one that descent reaches; and E(v̂)."""
-    landscape = with_residual(case, 1e-2 * u)
-    near, down = (equilibrium(landscape, beta, nearby=n) for n in (True, False))
-    room = _lost(case, near) + _lost(case, down)
+    landscape = near.landscape
+    down = equilibrium(landscape, near.beta)
+    room = 2 * _lost(case, near) + down.residual * near.stretch
     rise = near.value - landscape.at(np.zeros(landscape.size))
     return [
         Measurement(norm(near.scaled - down.scaled), room),
@@ -96,14 +118,14 @@ def _descended(case: Instance, u: Array, beta: float) -> list[Measurement]:
     ]
 
 
-def _approached(case: Instance, u: Array, beta: float, limit: Array) -> Measurement:
-    def left(s: float) -> Array:
-        found = equilibrium(with_residual(case, s * u), beta, nearby=True)
-        return np.array([norm(found.scaled / s - limit), _lost(case, found) / s])
-
-    large, _ = left_at(left, 1e-2)
-    small, room = left(1e-4)
-    return falls(small, large, 1, room)
+def _approached(
+    case: Instance, near: Sequence[Equilibrium], limit: Array
+) -> Measurement:
+    """λ/s against the limit."""
+    *large, small = (
+        norm(at.scaled / s - limit) for at, s in zip(near, _RESIDUALS, strict=True)
+    )
+    return law(large, small, 1e-2, _lost(case, near[-1]) / _RESIDUALS[-1])
 
 
 def _between(A: Array, beta: float, limit: Array, delta: Array) -> Measurement:
@@ -120,7 +142,7 @@ def small_error_taken_for_small_nudge(draw: Draw) -> Measurement:
     case = bent(draw)
     A, u = labelled(case, draw, unit=True)
     beta = draw.uniform(0.5, 2.0) / float(np.linalg.norm(A, 2)) ** 2
-    return _approached(case, u, beta, A.T @ u)
+    return _approached(case, _close(case, u, beta), A.T @ u)
 
 
 # ---- precisions ----------------------------------------------------------------------
@@ -138,14 +160,14 @@ def precision_ratio(draw: Draw) -> Measurement:
     case = random_network(draw)
     roots = _roots(case, draw)
     units = _rescaled(shifted(case), roots)
-    delta = units.adjoint(np.zeros(units.size))
-    beta = nudge(draw, units, 0.05, 0.3)
-    found = equilibrium(units, beta, nearby=True)
     weights = np.asarray(np.linalg.inv(roots).T, float)
+    [found] = branch(units, [nudge(draw, units, 0.05, 0.3)])
+    small = [nudge(draw, units, 0.005, 0.01) for _ in range(2)]
+    family, another = with_hundredths(units, *small)
     return worst(
         _weighted(case, found, roots, weights),
-        _tends(case, units, weights, nudge(draw, units, 0.005, 0.01)),
-        value_law(units, norm(delta) ** 2, nudge(draw, units, 0.005, 0.01)),
+        _tends(case, family, weights),
+        value_law(another, norm(units.delta) ** 2),
         _only_the_ratio(case, draw),
     )
 
@@ -153,19 +175,17 @@ def precision_ratio(draw: Draw) -> Measurement:
 def _roots(case: Instance, draw: Draw, low: float = 0.3, high: float = 3.0) -> Array:
     """Π^-½, block by block, with random symmetric positive definite blocks."""
     generator = np.random.default_rng(draw.integer(0, 2**31))
-    width, count = case.x.numel(), len(case.hidden)
-    whole = np.zeros((width * count, width * count))
-    for k in range(count):
+    width, whole = case.x.numel(), np.zeros_like(case.linear.M)
+    for own in case.linear.rows.values():
         turn, _ = np.linalg.qr(generator.normal(size=(width, width)))
-        block = turn * generator.uniform(low, high, size=width) @ turn.T
-        whole[k * width : (k + 1) * width, k * width : (k + 1) * width] = block
+        whole[own, own] = turn * generator.uniform(low, high, size=width) @ turn.T
     return whole
 
 
 def _rescaled(landscape: Landscape, roots: Array) -> Landscape:
     """The same loss as a function of b′ = Π^½b, in which the precision is one."""
     matrix = torch.from_numpy(roots)
-    return Landscape(lambda b: landscape.loss(matrix @ b), landscape.size)
+    return Landscape(lambda b: landscape.loss(b @ matrix.mT), landscape.size)
 
 
 def _weighted(
@@ -187,9 +207,7 @@ def _weighted(
     here = case.linearise(at)
     condition = float(np.linalg.cond(roots)) ** 2
     values_size = 1 + largest(at)
-    terms = float(here.sizes.sum(0).max()) + norm(
-        found.landscape.curvature(found.shift)
-    )
+    terms = float(here.sizes.sum(0).max()) + norm(found.curvature)
     room = (ROUNDING * terms * values_size + found.residual) * condition * 10
     # The energy forms ε from values, whose roundings are divided by β.
     lost = ROUNDING * values_size / beta * float(precision.norm())
@@ -200,33 +218,28 @@ def _weighted(
 
 
 def _tends(
-    case: Instance, units: Landscape, weights: Array, beta: float
+    case: Instance, family: Sequence[Equilibrium], weights: Array
 ) -> Measurement:
     """Πε*/β - δ falls with β."""
     delta = case.linear.delta
     condition = float(np.linalg.cond(weights)) ** 2
 
-    def left(beta: float) -> Array:
-        found = equilibrium(units, beta, nearby=True)
-        terms = float(case.linear.sizes.sum(0).max())
-        terms += norm(units.curvature(found.shift))
-        room = (ROUNDING * terms + found.residual) * condition * found.stretch
-        return np.array([norm(weights @ found.scaled - delta), room])
-
-    large, _ = left_at(left, beta)
-    small, room = left(beta / FACTOR)
-    return falls(small, large, 1, room)
+    *large, small = (norm(weights @ at.scaled - delta) for at in family)
+    last = family[-1]
+    terms = float(case.linear.sizes.sum(0).max()) + norm(last.curvature)
+    room = (ROUNDING * terms + last.residual) * condition * last.stretch
+    return law(large, small, 1e-2, room)
 
 
 def _only_the_ratio(case: Instance, draw: Draw) -> Measurement:
-    """Five steps with precision π and weight β; with weight β/π and steps times π."""
+    """Two steps with precision π and weight β; with weight β/π and steps times π."""
     pi, beta = draw.uniform(0.3, 3.0), draw.uniform(0.1, 1.0)
     # Well below what is stable near v̂; Q stands for the size of the second derivatives.
     steepest = (1 + norm(case.linear.M)) ** 2
     steepest += beta / pi * norm(lagrangian_hessian(case))
     step = 0.1 / steepest
-    both = Strict(step_size=step / pi, steps=5, scale=beta, precision=pi)
-    ratio = Strict(step_size=step, steps=5, scale=beta / pi)
+    both = Strict(step_size=step / pi, steps=2, scale=beta, precision=pi)
+    ratio = Strict(step_size=step, steps=2, scale=beta / pi)
     one, other = (all_states(case, rule)[-1] for rule in (both, ratio))
     lin = case.linear
     a, b = (lin.stacked(state.errors) for state in (one, other))
@@ -241,5 +254,5 @@ def precision_forgotten(draw: Draw) -> Measurement:
     case = bent(draw)
     roots = _roots(case, draw, 0.3, 0.6)
     units = _rescaled(shifted(case), roots)
-    found = equilibrium(units, nudge(draw, units, 0.05, 0.3))
+    [found] = branch(units, [nudge(draw, units, 0.05, 0.3)])
     return _weighted(case, found, roots, roots)

@@ -6,26 +6,43 @@ import dataclasses
 import math
 
 import numpy as np
-import torch
 from torch import Tensor
 
 from ...rules import ErrorOptimisation
 from ...theory import Array
 from ..draw import Draw
-from ..equilibria import Equilibrium, Landscape, equilibrium, named, shifted, values
+from ..equilibria import (
+    Equilibrium,
+    Landscape,
+    branch,
+    equilibrium,
+    named,
+    shifted,
+    values,
+)
 from ..instances import Instance
 from ..measuring import (
     ROUNDING,
     all_states,
     cut_graph,
     largest,
+    noise,
     norm,
     random_values,
     stacked,
 )
 from ..registry import Measurement, claim, worst
 from ..vertices import Values
-from .nudges import Gradients, apart, bent, bounded_below, lesson, nudge, room_for
+from .nudges import (
+    apart,
+    bent,
+    best_step,
+    bounded_below,
+    lesson,
+    lesson_room,
+    nudge,
+    room_for,
+)
 
 # ---- equilibrium is backpropagation --------------------------------------------------
 
@@ -43,7 +60,7 @@ def equilibrium_is_shifted_bp(draw: Draw) -> Measurement:
     found = of_either_sign(case, draw, 2.0)
     return worst(
         _at_rest(case, found),
-        _force_is_the_difference(case, found.beta, random_values(case, draw)),
+        _force_is_the_difference(case, found, random_values(case, draw)),
     )
 
 
@@ -52,7 +69,8 @@ def of_either_sign(case: Instance, draw: Draw, high: float) -> Equilibrium:
     landscape = shifted(case)
     if draw.choice([1, -1]) > 0:
         return equilibrium(landscape, draw.uniform(0.05, high))
-    return equilibrium(landscape, -nudge(draw, landscape, 0.05, 0.3))
+    [found] = branch(landscape, [-nudge(draw, landscape, 0.05, 0.3)])
+    return found
 
 
 def _at_rest(case: Instance, found: Equilibrium, moved: bool = True) -> Measurement:
@@ -62,44 +80,34 @@ def _at_rest(case: Instance, found: Equilibrium, moved: bool = True) -> Measurem
     adjoints = cut_graph(case).evaluate(at).adjoints()
     off = norm(lin.stacked(adjoints) - found.scaled)
     rest = values(case, found.shift)
-    force = stacked(case.slope(rest, beta))
-    size = norm(found.scaled)
+    force = norm(stacked(case.slope(rest, beta)))
+    size, room = norm(found.scaled), room_for(case, found)
     slope = 1 + norm(case.linearise(rest).M)
-    room = room_for(case, found)
     # The energy forms ε from values, whose roundings are divided by β.
     lost = ROUNDING * (1 + norm(stacked(rest))) / abs(beta)
     theirs = case.gradients_of(
         case.loss_of(case.network(case.x, named(case, found.shift)))
     )
     ours = lesson(case, found)
+    same = apart(ours, theirs) if ours.keys() == theirs.keys() else math.nan
     return worst(
         Measurement(off / size, room / size),
-        Measurement(norm(force) / abs(beta), (room + lost) * slope),
-        _same_gradients(case, ours, theirs, room),
+        Measurement(force / abs(beta), (room + lost) * slope),
+        Measurement(same, lesson_room(case, theirs, room)),
     )
 
 
-def _same_gradients(
-    case: Instance, ours: Gradients, theirs: Gradients, room: float
+def _force_is_the_difference(
+    case: Instance, found: Equilibrium, at: Values
 ) -> Measurement:
-    """Room for λ is carried through ∂f/∂θ, measured as if all its entries added up."""
-    if ours.keys() != theirs.keys():
-        return Measurement(math.nan, ROUNDING)
-    off, size = apart(ours, theirs)
-    slope = 1 + float(case.x.numel()) * max(1.0, largest(case.feedforward))
-    return Measurement(off, ROUNDING * size + len(ours) * slope * room)
-
-
-def _force_is_the_difference(case: Instance, beta: float, at: Values) -> Measurement:
-    lin, landscape = case.linearise(at), shifted(case)
+    lin, beta = case.linearise(at), found.beta
     errors = lin.stacked(case.errors(at))
-    adjoint = landscape.adjoint(-errors)
+    adjoint, curvature = found.landscape.both(-errors)
     expected = (lin.M - np.eye(len(errors))) @ (errors - beta * adjoint)
     off = norm(lin.stacked(case.slope(at, beta)) - expected)
     terms = norm(errors) + abs(beta) * float(lin.sizes.sum(0).max())
-    carried = abs(beta) * norm(landscape.curvature(-errors)) * norm(lin.stacked(at))
-    room = ROUNDING * (terms + carried) * (1 + norm(lin.M))
-    return Measurement(off, room)
+    carried = abs(beta) * norm(curvature) * norm(lin.stacked(at))
+    return Measurement(off, ROUNDING * (terms + carried) * (1 + norm(lin.M)))
 
 
 @equilibrium_is_shifted_bp.control
@@ -124,7 +132,7 @@ def implicit_step(draw: Draw) -> Measurement:
     case = bounded_below(draw)
     landscape = shifted(case)
     beta = nudge(draw, landscape, 0.05, 0.3)
-    errors, at, room = relaxed(case, landscape, beta)
+    errors, at, room = relaxed(case, landscape, beta, best_step(landscape, beta))
     return worst(
         _implicit(landscape, beta, -errors, room),
         _predicts(case, -errors, at),
@@ -133,19 +141,19 @@ def implicit_step(draw: Draw) -> Measurement:
 
 
 def relaxed(
-    case: Instance, landscape: Landscape, beta: float
+    case: Instance, landscape: Landscape, beta: float, step: float
 ) -> tuple[Array, Values, float]:
     """(ε*, v*) by error optimisation, and how far it may be from being implicit.
 
-    Unit steps contract by β‖ℋ‖ ≤ 0.3 at the start; 60 of them reach rounding.
+    Unit steps contract by β‖ℋ‖ ≤ 0.3 at the start; 60 of them reach rounding. Stopped
+    when ε is off by 10⁻¹³ of βδ, a tenth of what is allowed.
     """
-    rule = ErrorOptimisation(step_size=1.0, steps=60, scale=beta, tolerance=1e-14)
+    rule = ErrorOptimisation(step_size=step, steps=60, scale=beta, tolerance=1e-13)
     last = all_states(case, rule)[-1]
     errors = case.linear.stacked(last.errors)
     size = beta * float(case.linear.sizes.sum(0).max()) + norm(errors)
-    carried = beta * norm(landscape.curvature(-errors))
-    values_size = 1 + largest(last.values)
-    return errors, last.values, ROUNDING * (size + carried * values_size)
+    carried = beta * norm(landscape.curvature(-errors)) * (1 + largest(last.values))
+    return errors, last.values, ROUNDING * (size + carried)
 
 
 def _implicit(landscape: Landscape, beta: float, c: Array, room: float) -> Measurement:
@@ -155,10 +163,9 @@ def _implicit(landscape: Landscape, beta: float, c: Array, room: float) -> Measu
 
 def _predicts(case: Instance, c: Array, at: Values) -> Measurement:
     now, lin = values(case, c), case.linear
-    size = largest(at)
     slopes = (1 + norm(case.linearise(at).M)) ** len(case.hidden)
     off = norm(lin.stacked(now) - lin.stacked({i: at[i] for i in now}))
-    return Measurement(off / size, ROUNDING * slopes)
+    return Measurement(off / largest(at), ROUNDING * slopes)
 
 
 def _proximal(landscape: Landscape, beta: float, c: Array, draw: Draw) -> Measurement:
@@ -172,8 +179,7 @@ def _proximal(landscape: Landscape, beta: float, c: Array, draw: Draw) -> Measur
     others *= radius / np.linalg.norm(others, axis=1, keepdims=True)
     others *= generator.uniform(size=(12, 1))
     excess = max(least - envelope(z) for z in others)
-    rise = landscape.at(c) + float(c @ c) / (2 * beta) - start
-    return Measurement(max(excess, rise, 0.0), ROUNDING * (1 + start))
+    return Measurement(max(excess, least - start, 0.0), ROUNDING * (1 + start))
 
 
 @implicit_step.control
@@ -182,24 +188,24 @@ def the_explicit_step(draw: Draw) -> Measurement:
     case = bent(draw)
     landscape = shifted(case)
     beta = nudge(draw, landscape, 0.2, 0.3)
-    *_, room = relaxed(case, landscape, beta)
-    c = -beta * case.linear.delta
-    return _implicit(landscape, beta, c, room)
+    *_, room = relaxed(case, landscape, beta, best_step(landscape, beta))
+    return _implicit(landscape, beta, -beta * case.linear.delta, room)
 
 
 @implicit_step.control
 def one_bias_for_two_samples(draw: Draw) -> Measurement:
     """A bias shared by the samples of a batch: it moves by the sum of their errors."""
     case = bent(draw)
-    x, y = torch.randn(2, 2, case.x.shape[1], generator=draw.generator()).double()
+    x, y = noise(draw, 2, 2, case.x.shape[1])
     case = dataclasses.replace(case, x=x, y=y)
     whole, width, count = shifted(case), case.x.shape[1], len(case.hidden)
 
     def spread(c: Tensor) -> Tensor:
-        return c.reshape(count, 1, width).expand(count, 2, width).flatten()
+        rows = c.unflatten(-1, (count, 1, width))
+        return rows.expand(*rows.shape[:-2], 2, width).flatten(-3)
 
     beta = nudge(draw, whole, 0.2, 0.3)
-    errors, _, room = relaxed(case, whole, beta)
+    errors, _, room = relaxed(case, whole, beta, best_step(whole, beta))
     shared = Landscape(lambda c: whole.loss(spread(c)), count * width)
     c = -errors.reshape(count, 2, width).sum(1).flatten()
     return _implicit(shared, beta, c, room)

@@ -2,19 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 
 import numpy as np
 import torch
+from torch import Tensor
 
+from ..derivatives import hessian
 from ..draw import Draw
-from ..equilibria import Equilibrium, equilibrium, hessian, named, shifted, values
+from ..equilibria import Equilibrium, branch, named, shifted, values
 from ..instances import Instance
 from ..measuring import ROUNDING, UNIT, norm, stacked
 from ..networks import random_network
 from ..registry import Measurement, claim, worst
 from ..vertices import Values
 from .nudges import bent, nudge
+
+Place = Callable[[Values], Mapping[str, Tensor]]
 
 
 @claim(instances="random graphs, β of both signs and zero", quantity="relative error")
@@ -29,13 +33,30 @@ def saddle_function(draw: Draw) -> Measurement:
     landscape = shifted(case)
     # Signs and zero; for a loss that is unbounded below only small β have a branch.
     beta = draw.choice([1, -1, 0]) * nudge(draw, landscape, 0.05, 0.3)
-    found = equilibrium(landscape, beta, nearby=True)
+    (found, decrease) = _along(case, beta)
     return worst(
         _stationary(case, found),
         _unimodular(case),
-        _decreases(case, found),
-        _envelope(case, beta, draw, lambda at: at),
+        decrease,
+        _envelope(case, found, draw, lambda at: at),
     )
+
+
+def _along(case: Instance, beta: float) -> tuple[Equilibrium, Measurement]:
+    """The equilibrium, and φ_β against ℓ(v̂) - ½∫‖λ_s‖² ds by Gauss-Legendre."""
+    landscape = shifted(case)
+    (nodes, weights), (fewer, their_weights) = map(
+        np.polynomial.legendre.leggauss, (5, 3)
+    )
+    points = beta * (np.concatenate([nodes, fewer]) + 1) / 2
+    found, *between = branch(landscape, [beta, *points])
+    squares = np.array([float(at.scaled @ at.scaled) for at in between])
+    fine = beta / 2 * float(weights @ squares[:5])
+    coarse = beta / 2 * float(their_weights @ squares[5:])
+    start = landscape.at(0 * landscape.delta)
+    # The finer rule is closer to the integral than to the coarser one.
+    room = abs(fine - coarse) + ROUNDING * (1 + abs(start) + abs(fine))
+    return found, Measurement(abs(found.value - start + fine / 2), room)
 
 
 def _stationary(case: Instance, found: Equilibrium) -> Measurement:
@@ -64,46 +85,26 @@ def _stationary(case: Instance, found: Equilibrium) -> Measurement:
 
 def _unimodular(case: Instance) -> Measurement:
     """|det| = 1 of Φ's Hessian in (v, λ) at β = 0, as autograd gives it."""
-    size = len(case.linear.g)
-    start = np.concatenate([case.linear.stacked(case.feedforward), case.linear.delta])
-    point = torch.from_numpy(start).requires_grad_()
-    saddle = case.lagrangian(named(case, point[:size]), named(case, point[size:]))
-    (first,) = torch.autograd.grad(saddle, point, create_graph=True)
-    matrix = hessian(first, point)
+    start = torch.cat([stacked(case.feedforward), stacked(case.delta)]).flatten()
+
+    def lagrangian(point: Tensor) -> Tensor:
+        v, multipliers = point.chunk(2, dim=-1)
+        return case.lagrangian(case.named(v), case.named(multipliers))
+
+    matrix = hessian(lagrangian, start).numpy()
     _, logarithm = np.linalg.slogdet(matrix)
     # d log det = tr(H⁻¹dH): what a rounding of each entry may do.
     condition = norm(np.linalg.inv(matrix)) * norm(matrix)
     return Measurement(abs(logarithm), ROUNDING * (1 + condition))
 
 
-def _decreases(case: Instance, found: Equilibrium) -> Measurement:
-    """φ_β against ℓ(v̂) - ½∫‖λ_s‖² ds by Gauss-Legendre."""
-    landscape, beta = found.landscape, found.beta
-    zero = np.zeros(landscape.size)
-
-    def integral(count: int) -> float:
-        points, weights = np.polynomial.legendre.leggauss(count)
-        squares = []
-        for s in points:
-            at = equilibrium(landscape, beta * (s + 1) / 2, nearby=True).scaled
-            squares.append(float(at @ at))
-        return beta / 2 * float(weights @ np.array(squares))
-
-    start = landscape.at(zero)
-    fine, coarse = integral(5), integral(3)
-    # The finer rule is closer to the integral than to the coarser one.
-    room = abs(fine - coarse) + ROUNDING * (1 + abs(start) + abs(fine))
-    return Measurement(abs(found.value - start + fine / 2), room)
-
-
 def _envelope(
-    case: Instance, beta: float, draw: Draw, place: Callable[[Values], Values]
+    case: Instance, found: Equilibrium, draw: Draw, place: Place
 ) -> Measurement:
     """dφ/dθ along a random direction, by differences, against ∂Φ/∂θ.
 
     place: where the parameter gradient is read, given v*.
     """
-    found = equilibrium(shifted(case), beta, nearby=True)
     at = place(values(case, found.shift))
     gradients = case.gradients_of(case.work(at, named(case, found.scaled)))
     generator = draw.generator()
@@ -114,14 +115,17 @@ def _envelope(
     }
     expected = sum(float((gradients[n] * way[n]).sum()) for n in gradients)
 
-    def moved(step: float) -> float:
+    def move(step: float) -> None:
         with torch.no_grad():
             for name, p in parameters.items():
                 p.add_(way[name], alpha=step)
-        value = equilibrium(shifted(case), beta, found.shift, nearby=True).value
-        with torch.no_grad():
-            for name, p in parameters.items():
-                p.sub_(way[name], alpha=step)
+
+    def moved(step: float) -> float:
+        move(step)
+        near = found.scaled, found.curvature
+        [there] = branch(shifted(case), [found.beta], near)
+        value = there.value
+        move(-step)
         return value
 
     def difference(step: float) -> float:
@@ -139,5 +143,6 @@ def _envelope(
 def parameters_read_at_the_feedforward_pass(draw: Draw) -> Measurement:
     """∂Φ/∂θ with the right errors, but at v̂ in place of v*."""
     case = bent(draw)
-    beta = nudge(draw, shifted(case), 0.3, 0.5)
-    return _envelope(case, beta, draw, lambda at: case.feedforward)
+    landscape = shifted(case)
+    [found] = branch(landscape, [nudge(draw, landscape, 0.3, 0.5)])
+    return _envelope(case, found, draw, lambda at: case.feedforward)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
+from functools import cached_property
 
 import numpy as np
 import torch
@@ -13,7 +14,7 @@ from ... import learning
 from ...rules import Strict
 from ...theory import Array
 from ..draw import Draw
-from ..equilibria import Landscape, equilibrium
+from ..equilibria import Landscape, branch, equilibrium
 from ..measuring import ROUNDING, norm
 from ..registry import Measurement, claim, worst
 from .nudges import nudge
@@ -37,8 +38,8 @@ class _TwoLayers:
         first, W, U, y = map(torch.from_numpy, (self.first, self.W, self.U, self.y))
 
         def loss(b: Tensor) -> Tensor:
-            second = W @ torch.tanh(first + b[:n]) + b[n:]
-            return (U @ second - y).square().sum() / 2
+            second = torch.tanh(first + b[..., :n]) @ W.T + b[..., n:]
+            return (second @ U.T - y).square().sum() / 2
 
         return Landscape(loss, 2 * n)
 
@@ -48,10 +49,19 @@ class _TwoLayers:
         ℋ = AᵀA + Σ rₖ∇²outputₖ, and the second part acts on b₁ alone, as a diagonal:
         (WᵀUᵀr)ⱼ·tanh″. A shift b moves the residual by ‖U‖(‖W‖‖b₁‖ + ‖b₂‖) at most.
         """
-        U, W = np.linalg.norm(self.U, 2), np.linalg.norm(self.W, 2)
-        residual = self.U @ self.W @ np.tanh(self.first) - self.y
-        largest = norm(residual) + U * math.hypot(W, 1.0) * radius
-        return float(_BEND * W * U * largest)
+        (W, U), residual = self.norms, self.residual
+        largest = residual + U * math.hypot(W, 1.0) * radius
+        return _BEND * W * U * largest
+
+    @cached_property
+    def norms(self) -> tuple[float, float]:
+        """‖W‖ and ‖U‖."""
+        return float(np.linalg.norm(self.W, 2)), float(np.linalg.norm(self.U, 2))
+
+    @cached_property
+    def residual(self) -> float:
+        """‖r‖ at the feed-forward pass."""
+        return norm(self.U @ self.W @ np.tanh(self.first) - self.y)
 
 
 @claim(instances="nets of two tanh layers, β below 1/ν", quantity="distance")
@@ -113,14 +123,14 @@ def _curved_downwards(
     landscape: Landscape, down: float, radius: float, draw: Draw
 ) -> Measurement:
     points = _in_ball(draw, landscape.size, radius, 4)
-    least = min(np.linalg.eigvalsh(landscape.curvature(b))[0] for b in points)
-    return Measurement(max(-least, 0.0), down * (1 + ROUNDING))
+    least = np.linalg.eigvalsh(landscape.curvature(points)).min()
+    return Measurement(max(-float(least), 0.0), down * (1 + ROUNDING))
 
 
 def _gradient_flow(net: _TwoLayers, beta: float, down: float) -> Measurement:
     """The package's descent in the values from v̂: ‖b - b*‖ ≤ ‖∇_bE‖/(1 - βν)."""
     case, landscape = _Layers(net), net.landscape
-    rule = Strict(step_size=case.step(beta), steps=30, scale=beta)
+    rule = Strict(step_size=case.step(beta), steps=10, scale=beta)
     *_, last = learning.infer(case, case.closure, rule)
     b = -np.concatenate([last.errors["one"].numpy(), last.errors["two"].numpy()])
     found = equilibrium(landscape, beta)
@@ -130,11 +140,11 @@ def _gradient_flow(net: _TwoLayers, beta: float, down: float) -> Measurement:
 
 
 def _on_the_branch(landscape: Landscape, beta: float, draw: Draw) -> Measurement:
-    """For a small nudge: Newton's method from δ, against the end of a descent."""
+    """For a small nudge: the branch from δ, against the end of a descent."""
     small = min(beta, nudge(draw, landscape, 0.05, 0.2))
-    end, branch = (equilibrium(landscape, small, nearby=n) for n in (False, True))
-    room = end.residual + branch.residual + ROUNDING * norm(end.scaled)
-    return Measurement(norm(end.scaled - branch.scaled), room * end.stretch)
+    end, [near] = equilibrium(landscape, small), branch(landscape, [small])
+    room = end.residual + near.residual + ROUNDING * norm(end.scaled)
+    return Measurement(norm(end.scaled - near.scaled), room * end.stretch)
 
 
 class _Layers(nn.Module):
@@ -161,12 +171,10 @@ class _Layers(nn.Module):
 
     def step(self, beta: float) -> float:
         """Below 2/λ everywhere: ‖Hess‖ ≤ ‖I - J‖² + residuals' bends, by hand."""
-        net = self.net
-        U, W = np.linalg.norm(net.U, 2), np.linalg.norm(net.W, 2)
-        out = net.U @ net.W @ np.tanh(net.first) - net.y
-        radius = math.sqrt(beta) * norm(out)
+        W, U = self.net.norms
+        radius = math.sqrt(beta) * self.net.residual
         bends = _BEND * W * radius  # ‖ε‖ on the sublevel set times ‖∇²f‖
-        return float(1 / ((1 + W) ** 2 + beta * U**2 + bends))
+        return 1 / ((1 + W) ** 2 + beta * U**2 + bends)
 
 
 @nudge_uniqueness.control

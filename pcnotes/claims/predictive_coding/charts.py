@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from ...rules import ErrorOptimisation, Rule, Strict
-from ...theory import Array
+from ..derivatives import hessian
 from ..draw import Draw
 from ..instances import Instance
 from ..measuring import (
@@ -111,28 +111,21 @@ def _hessians(case: Instance, scale: float, draw: Draw, critical: bool) -> Measu
     point of the energy.
     """
     values = random_values(case, draw)
-    names, shape = case.hidden, tuple(case.x.shape)
-    v = torch.stack([values[i] for i in names])
-    tilt = torch.zeros_like(v)
-    if critical:
-        tilt = -stacked(case.slope(values, scale))
+    v = stacked(values)
+    tilt = -stacked(case.slope(values, scale)) if critical else torch.zeros_like(v)
 
     def in_values(flat: Tensor) -> Tensor:
-        state = dict(zip(names, flat.view(-1, *shape), strict=True))
-        return case.energy(state, scale) + (tilt.flatten() * flat).sum()
+        return case.energy(case.named(flat), scale) + (flat @ tilt.flatten()).sum()
 
     def in_shifts(flat: Tensor) -> Tensor:
-        shifts = dict(zip(names, flat.view(-1, *shape), strict=True))
-        run = case.network(case.x, shifts)
-        there = torch.stack([run[i] for i in names])
+        run = case.network(case.x, case.named(flat))
+        there = torch.stack([run[i] for i in case.hidden], dim=-3)
         tilted = scale * case.loss_of(run) + (tilt * there).sum()
         return flat.square().sum() / 2 + tilted
 
-    predictions = [case.network.predict(i, values, case.x) for i in names]
-    b = (v - torch.stack(predictions)).detach().flatten()
-    hessian = torch.autograd.functional.hessian
-    outer: Array = hessian(in_values, v.flatten(), vectorize=True).numpy()
-    inner: Array = hessian(in_shifts, b, vectorize=True).numpy()
+    b = -stacked(case.errors(values)).detach().flatten()
+    outer = hessian(in_values, v.flatten()).numpy()
+    inner = hessian(in_shifts, b).numpy()
     I_J = np.eye(len(b)) - case.linearise(values).M.T
     off = norm(outer - I_J.T @ inner @ I_J)
     room = ROUNDING * np.linalg.cond(I_J) ** 2  # v(b), and then two products
@@ -141,18 +134,10 @@ def _hessians(case: Instance, scale: float, draw: Draw, critical: bool) -> Measu
 
 def _hessian_at_rest(case: Instance, scale: float) -> Measurement:
     """∇²_vE = (I - J)ᵀ(I - J) + β·∇²ℓ at the feed-forward pass."""
-    names, shape = case.hidden, tuple(case.x.shape)
-    v = torch.stack([case.feedforward[i] for i in names]).flatten()
-
-    def named(flat: Tensor) -> Values:
-        return dict(zip(names, flat.view(-1, *shape), strict=True))
-
-    hessian = torch.autograd.functional.hessian
-    whole: Array = hessian(
-        lambda u: case.energy(named(u), scale), v, vectorize=True
-    ).numpy()
-    label: Array = hessian(lambda u: case.loss(named(u)), v, vectorize=True).numpy()
-    I_J = np.eye(len(v)) - case.linear.M.T
+    v = stacked(case.feedforward)
+    whole = case.hessian(lambda u: case.energy(u, scale), case.feedforward)
+    label = case.hessian(case.loss, case.feedforward)
+    I_J = np.eye(len(whole)) - case.linear.M.T
     # ε = 0 up to the rounding of values, which multiplies the curvature of f.
     size = norm(I_J) ** 2 + scale * norm(label) + norm(v)
     off = norm(whole - I_J.T @ I_J - scale * label)

@@ -7,7 +7,6 @@ from collections.abc import Callable
 
 import numpy as np
 import torch
-from torch import Tensor
 
 from ... import theory
 from ...rules import Rule, Strict
@@ -95,20 +94,9 @@ def unit_step_unstable(draw: Draw) -> Measurement:
     )
 
 
-def _hessian(scalar: Callable[[Values], Tensor], values: Values) -> theory.Array:
-    shape, names = torch.stack(list(values.values())).shape, list(values)
-
-    def of_vector(vector: Tensor) -> Tensor:
-        return scalar(dict(zip(names, vector.reshape(shape), strict=True)))
-
-    point = torch.stack(list(values.values())).flatten()
-    found: theory.Array = torch.autograd.functional.hessian(of_vector, point).numpy()
-    return found
-
-
 def _spectrum(case: Instance, beta: float, values: Values) -> list[Measurement]:
-    H = _hessian(lambda v: case.energy(v, beta), values)
-    of_loss = _hessian(case.loss, values)
+    H = case.hessian(lambda v: case.energy(v, beta), values)
+    of_loss = case.hessian(case.loss, values)
     slope = np.eye(len(H)) - case.linearise(values).M.T
     size = norm(slope) ** 2 + beta * norm(of_loss)
     steepest = np.linalg.eigvalsh(H)[-1]
@@ -145,7 +133,7 @@ def _energies(
     found = np.array([float(s.energy) for s in all_states(case, rule, count + 1)])
     lin = case.linear
     slope = np.eye(len(lin.g)) - lin.M.T
-    H = slope.T @ slope + _hessian(case.loss, case.feedforward)
+    H = slope.T @ slope + case.hessian(case.loss, case.feedforward)
     start = float(case.loss(case.feedforward).detach())
     expected = theory.descent_energies(H, lin.g, start, gamma, count)
     # Roundings are not orthogonal to the fastest mode, and grow with it.
