@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from .draw import Draw
 from .instances import Instance
@@ -95,6 +95,20 @@ def squared(case: Instance) -> Instance:
     """Squares for every output's loss, and no other loss."""
     squares = dict.fromkeys(case.outputs, LOSSES["squares"])
     return dataclasses.replace(case, outputs=squares, direct=())
+
+
+def with_loss(
+    case: Instance, vertex: str, loss: Callable[[Tensor], Tensor]
+) -> Instance:
+    """The same network, in whose loss a function of one hidden vertex is added.
+
+    An output of its own reads the vertex.
+    """
+    name = f"read {vertex}"
+    modules = {**dict(case.network.named_children()), name: Product()}
+    network = Network({**case.network.wiring, name: (vertex,)}, modules)
+    outputs = {**case.outputs, name: lambda out, y: loss(out)}
+    return dataclasses.replace(case, network=network, outputs=outputs)
 
 
 def tame(case: Instance) -> Instance:

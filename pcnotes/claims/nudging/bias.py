@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Callable
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from ... import theory
 from ...theory import Array
@@ -13,7 +15,7 @@ from ..draw import Draw
 from ..equilibria import Equilibrium, Landscape, branch, named, shifted, values
 from ..instances import Instance
 from ..measuring import ROUNDING, norm, stacked
-from ..networks import random_network
+from ..networks import random_network, with_loss
 from ..registry import Measurement, claim, worst
 from .nudges import (
     Gradients,
@@ -85,6 +87,25 @@ def _value_to_second_order(landscape: Landscape, draw: Draw) -> Measurement:
         for at in branch(landscape, [beta, 2 * beta, beta / 10])
     )
     return law(large, small, 1e-3, ROUNDING * (1 + abs(start)) * 1e-2, spare=3.0)
+
+
+@finite_nudge_bias.control
+def a_knee_at_the_feedforward_pass(draw: Draw) -> Measurement:
+    """(a/2)(v̂ - v)₊² in the loss: (S3) fails at v̂, where the second derivative jumps.
+
+    Neither δ nor autograd's Hessian there knows of it; the values, which all move
+    downwards, do at once: what is left is of first order.
+    """
+    case = steep(draw)
+    a = shifted(case).steepness
+    for i, corner in case.feedforward.items():
+        case = with_loss(case, i, _knee(corner, a))
+    landscape = shifted(case)
+    return _biased(case, landscape, nudge(draw, landscape, 0.005, 0.01), 0.5)
+
+
+def _knee(corner: Tensor, a: float) -> Callable[[Tensor], Tensor]:
+    return lambda v: a / 2 * (corner - v).relu().square().sum()
 
 
 @finite_nudge_bias.control

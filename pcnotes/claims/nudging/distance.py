@@ -14,9 +14,9 @@ from ..draw import Draw
 from ..equilibria import Equilibrium, Landscape, branch, equilibrium, shifted, values
 from ..instances import Instance
 from ..measuring import ROUNDING, largest, norm
-from ..networks import random_network
+from ..networks import random_network, with_loss
 from ..registry import Measurement, claim, worst
-from .nudges import bent, bounded_below, law, nudge, room_for
+from .nudges import bent, bounded_below, kink, law, nudge, room_for
 from .rest import of_either_sign, relaxed
 
 # ---- the identity behind the bounds --------------------------------------------------
@@ -34,14 +34,11 @@ def nudge_identity(draw: Draw) -> Measurement:
     return _identity(case, of_either_sign(case, draw, 1.5))
 
 
-def _identity(
-    case: Instance, found: Equilibrium, mean: Array | None = None
-) -> Measurement:
+def _identity(case: Instance, found: Equilibrium) -> Measurement:
     fine, coarse = found.mean_curvature(10, 6)
     beta, scaled = found.beta, found.scaled
     delta = found.landscape.delta
-    used = fine if mean is None else mean
-    off = norm(scaled + beta * used @ scaled - delta)
+    off = norm(scaled + beta * fine @ scaled - delta)
     # The finer rule is closer to the integral than to the coarser one.
     quadrature = abs(beta) * norm(fine - coarse) * norm(scaled)
     room = quadrature + room_for(case, found) * (1 + abs(beta) * norm(fine))
@@ -58,12 +55,24 @@ def _identity(
 
 
 @nudge_identity.control
-def curvature_at_one_point(draw: Draw) -> Measurement:
-    """ℋ at the feed-forward pass in place of its mean."""
-    case = bent(draw)
-    landscape = shifted(case)
-    found = equilibrium(landscape, nudge(draw, landscape, 0.3, 0.6))
-    return _identity(case, found, landscape.start[1])
+def a_kink_on_the_way(draw: Draw) -> Measurement:
+    """-κ|v - c| in the loss, c between v̂ and v*: a slope that no curvature contains.
+
+    At the first vertex, whose prediction does not move. Beyond c the kink is a linear
+    term, which pushes outwards; so v* is the equilibrium with that term, found first.
+    """
+    case, sign = bent(draw), draw.choice([1.0, -1.0])
+    landscape, first = shifted(case), case.hidden[0]
+    beta = nudge(draw, landscape, 0.1, 0.3)
+    kappa = 3 * norm(landscape.delta)
+    pushed = with_loss(case, first, lambda v: -sign * kappa * v.sum())
+    scaled = equilibrium(shifted(pushed), beta).scaled
+    start = case.feedforward[first]
+    corner = (start + values(case, -beta * scaled)[first]) / 2
+    kinked = with_loss(case, first, kink(corner, -kappa))
+    if not bool((sign * (corner - start) > 0).all()):
+        return Measurement(0.0, ROUNDING)
+    return _identity(kinked, Equilibrium(shifted(kinked), beta, scaled, residual=0.0))
 
 
 # ---- the limit -----------------------------------------------------------------------

@@ -12,7 +12,7 @@ not at β and at 2β alike, so the larger of these is what small nudges are held
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
 import torch
@@ -54,6 +54,11 @@ def steep(draw: Draw) -> Instance:
             p.copy_((0.5 + torch.rand(p.shape, generator=generator) / 2) / p.shape[-1])
     x = case.x[:1] * 0 + 0.2
     return dataclasses.replace(case, x=x, y=x - 3.0)
+
+
+def kink(corner: Tensor, slope: float) -> Callable[[Tensor], Tensor]:
+    """slope·Σ|v - corner|, for `with_loss`."""
+    return lambda v: slope * (v - corner).abs().sum()
 
 
 # ---- how small, and how exact --------------------------------------------------------

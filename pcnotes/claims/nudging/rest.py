@@ -8,7 +8,7 @@ import math
 import numpy as np
 from torch import Tensor
 
-from ...rules import ErrorOptimisation
+from ...rules import ErrorOptimisation, Strict
 from ...theory import Array
 from ..draw import Draw
 from ..equilibria import (
@@ -31,6 +31,7 @@ from ..measuring import (
     random_values,
     stacked,
 )
+from ..networks import with_loss
 from ..registry import Measurement, claim, worst
 from ..vertices import Values
 from .nudges import (
@@ -38,6 +39,7 @@ from .nudges import (
     bent,
     best_step,
     bounded_below,
+    kink,
     lesson,
     lesson_room,
     nudge,
@@ -73,13 +75,11 @@ def of_either_sign(case: Instance, draw: Draw, high: float) -> Equilibrium:
     return found
 
 
-def _at_rest(case: Instance, found: Equilibrium, moved: bool = True) -> Measurement:
-    """moved: whether backpropagation is run at v*, or else at v̂."""
+def _at_rest(case: Instance, found: Equilibrium) -> Measurement:
     beta, lin = found.beta, case.linear
-    at = values(case, found.shift if moved else 0 * found.shift)
-    adjoints = cut_graph(case).evaluate(at).adjoints()
-    off = norm(lin.stacked(adjoints) - found.scaled)
     rest = values(case, found.shift)
+    adjoints = cut_graph(case).evaluate(rest).adjoints()
+    off = norm(lin.stacked(adjoints) - found.scaled)
     force = norm(stacked(case.slope(rest, beta)))
     size, room = norm(found.scaled), room_for(case, found)
     slope = 1 + norm(case.linearise(rest).M)
@@ -111,11 +111,30 @@ def _force_is_the_difference(
 
 
 @equilibrium_is_shifted_bp.control
-def backpropagation_at_the_feedforward_pass(draw: Draw) -> Measurement:
-    """Jacobians and loss gradient at v̂ in place of v*."""
-    case = bent(draw)
-    found = equilibrium(shifted(case), draw.uniform(0.3, 1.0))
-    return _at_rest(case, found, moved=False)
+def kinks_where_it_rests(draw: Draw) -> Measurement:
+    """κ|v - c| in the loss at every vertex: the energy is least at c, on all kinks.
+
+    (S1) fails there. What holds a value is any number between the slopes on both sides,
+    and autograd returns one of its own. Any state c will do: βκ is twice the largest
+    slope there, so that E rises in every direction.
+    """
+    case, beta = bent(draw), draw.uniform(0.3, 1.0)
+    landscape = shifted(case)
+    held = landscape.delta + noise(draw, landscape.size).numpy()
+    corners = values(case, -beta * held)
+    kappa = 2 * largest(case.slope(corners, beta)) / beta
+    for i, corner in corners.items():
+        case = with_loss(case, i, kink(corner, kappa))
+    return _at_rest(case, Equilibrium(shifted(case), beta, held, residual=0.0))
+
+
+@equilibrium_is_shifted_bp.control
+def not_at_rest(draw: Draw) -> Measurement:
+    """A state that is no critical point: inference stopped after a few steps."""
+    case, beta = bent(draw), draw.uniform(0.3, 1.0)
+    rule = Strict(step_size=0.01, steps=draw.integer(2, 5), scale=beta)
+    errors = case.linear.stacked(all_states(case, rule)[-1].errors)
+    return _at_rest(case, Equilibrium(shifted(case), beta, errors / beta, residual=0.0))
 
 
 # ---- the implicit step ---------------------------------------------------------------

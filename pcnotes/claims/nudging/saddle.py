@@ -8,15 +8,16 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from ...theory import Array
 from ..derivatives import hessian
 from ..draw import Draw
-from ..equilibria import Equilibrium, branch, named, shifted, values
+from ..equilibria import Equilibrium, Landscape, branch, named, shifted, values
 from ..instances import Instance
-from ..measuring import ROUNDING, UNIT, norm, stacked
+from ..measuring import ROUNDING, UNIT, noise, norm, stacked
 from ..networks import random_network
 from ..registry import Measurement, claim, worst
 from ..vertices import Values
-from .nudges import bent, nudge
+from .nudges import bent, nudge, room_for
 
 Place = Callable[[Values], Mapping[str, Tensor]]
 
@@ -25,9 +26,10 @@ Place = Callable[[Values], Mapping[str, Tensor]]
 def saddle_function(draw: Draw) -> Measurement:
     """Stationary points of Φ are equilibria; along them dΦ = ∂Φ, in β and in θ.
 
-    At the equilibrium found in shifts: ∇Φ = 0 and Φ = E/β; at β = 0 the Hessian's
-    determinant is ±1; φ_β = ℓ - ½∫‖λ‖²; and its derivative in the parameters, by
-    differences of φ between two networks, is what autograd finds at fixed (v, λ).
+    At the equilibrium found in shifts: ∇Φ = 0 and Φ = E/β; a search from beside δ ends
+    there too; at β = 0 the Hessian's determinant is ±1; φ_β = ℓ - ½∫‖λ‖²; and its
+    derivative in the parameters, by differences of φ between two networks, is what
+    autograd finds at fixed (v, λ).
     """
     case = random_network(draw)
     landscape = shifted(case)
@@ -36,6 +38,7 @@ def saddle_function(draw: Draw) -> Measurement:
     (found, decrease) = _along(case, beta)
     return worst(
         _stationary(case, found),
+        _alone(found, draw, landscape.start[1], room_for(case, found)),
         _unimodular(case),
         decrease,
         _envelope(case, found, draw, lambda at: at),
@@ -81,6 +84,21 @@ def _stationary(case: Instance, found: Equilibrium) -> Measurement:
     return worst(
         Measurement(off, allowed), Measurement(same, ROUNDING * values_size + lost)
     )
+
+
+def _alone(
+    found: Equilibrium, draw: Draw, curvature: Array, room: float
+) -> Measurement:
+    """A search from λ + something of a tenth of its size against where λ was found.
+
+    curvature: ℋ in the neighbourhood, for the search.
+    """
+    beside = noise(draw, len(found.scaled)).numpy()
+    beside *= 0.1 * max(norm(found.scaled), 1.0) / norm(beside)
+    start = found.scaled + beside, curvature
+    [again] = branch(found.landscape, [found.beta], start)
+    apart = norm(again.scaled - found.scaled)
+    return Measurement(apart, room + again.residual * again.stretch)
 
 
 def _unimodular(case: Instance) -> Measurement:
@@ -146,3 +164,15 @@ def parameters_read_at_the_feedforward_pass(draw: Draw) -> Measurement:
     landscape = shifted(case)
     [found] = branch(landscape, [nudge(draw, landscape, 0.3, 0.5)])
     return _envelope(case, found, draw, lambda at: case.feedforward)
+
+
+@saddle_function.control
+def no_second_derivative(draw: Draw) -> Measurement:
+    """ℓ = -⅔a|v - v̂|^(3/2), which is (S1) but not (S2): three points near (v̂, δ).
+
+    One vertex, δ = 0; for every β > 0 the stationary points are λ = 0 and λ = ±a²β.
+    """
+    a, beta = draw.uniform(0.3, 1.0), draw.uniform(0.05, 0.3)
+    landscape = Landscape(lambda b: -2 / 3 * a * (b.abs() ** 1.5).sum(), 1)
+    at_rest = Equilibrium(landscape, beta, np.zeros(1), residual=0.0)
+    return _alone(at_rest, draw, np.zeros((1, 1)), ROUNDING)
