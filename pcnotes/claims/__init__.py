@@ -22,6 +22,8 @@ for _module in (
     "floating_point",
     "zero_divergence",
     "any_graph",
+    "cost",
+    "parallel",
 ):
     import_module(f".{_module}", __name__)
 
