@@ -104,7 +104,7 @@ def _rule(name: str, steps: int, draw: Draw) -> Rule | None:
     return made[name]
 
 
-@claim(instances="random graphs, rules, steps", quantity="counts that differ")
+@claim(instances="random graphs, rules, steps", quantity="share of counts that differ")
 def work_counts(draw: Draw) -> Measurement:
     """Every rule makes the runs, pulls and lessons of its row of the table, no others.
 
@@ -206,7 +206,7 @@ class Store(dict[Any, Tensor]):
         self.peak = max(self.peak, sum(t.numel() for t in self.values()))
 
 
-@claim(instances="random graphs, rules, steps", quantity="numbers over 3m, or error")
+@claim(instances="random graphs, rules, steps", quantity="numbers kept over m")
 def memory_flat(draw: Draw) -> Measurement:
     """Three numbers for each entry of v are enough, however many steps a rule takes.
 

@@ -25,7 +25,10 @@ from .registry import Measurement, claim, worst
 Joined = dict[str, set[str]]
 
 
-@claim(instances="random graphs, schemes, labels", quantity="states that know early")
+@claim(
+    instances="random graphs, schemes, labels",
+    quantity="share of states that know early",
+)
 def locality_lower_bound(draw: Draw) -> Measurement:
     """Nothing that is local knows the label before n₀ + dist(i) rounds; BP knows then.
 
@@ -238,7 +241,7 @@ def _own(operation: Operation) -> str:
     return operation[1]
 
 
-@claim(instances="random graphs, rules, steps", quantity="ticks that differ")
+@claim(instances="random graphs, rules, steps", quantity="relative difference of ticks")
 def latency_by_rule(draw: Draw) -> Measurement:
     """With a processor for every vertex each rule takes the ticks of the table.
 
@@ -278,7 +281,7 @@ def each_step_a_sweep(draw: Draw) -> Measurement:
     return _ticks(case, "fixed", passes, steps, _own)
 
 
-@claim(instances="random graphs, rules, batches", quantity="excess over its bound")
+@claim(instances="random graphs, rules, batches", quantity="excess, in paces")
 def pipeline_throughput(draw: Draw) -> Measurement:
     """A full pipeline takes a sample per p ticks: as many as its busiest vertex works.
 
