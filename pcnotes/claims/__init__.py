@@ -25,6 +25,7 @@ _CHAPTERS = {
     "any_graph": ("cone", "unified", "identities"),
     "architectures": ("sharing", "time", "batches", "kinks", "patterns", "coarser"),
     "other_energies": ("two_slopes", "frozen", "nudged", "live", "softmax"),
+    "cost": ("work", "parallel"),
 }
 for _chapter, _modules in _CHAPTERS.items():
     for _module in _modules:

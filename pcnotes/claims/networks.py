@@ -35,7 +35,9 @@ def random_network(
     return furnished(draw, wiring, parents, direct, least_width)
 
 
-def graded_network(draw: Draw, least_depth: int = 1, most_depth: int = 4) -> Instance:
+def graded_network(
+    draw: Draw, least_depth: int = 1, most_depth: int = 4, least_width: int = 1
+) -> Instance:
     """A random graph in levels: a vertex's paths to the loss are equally long."""
     depth = draw.integer(least_depth, most_depth)
     wiring: Wiring = {}
@@ -48,7 +50,7 @@ def graded_network(draw: Draw, least_depth: int = 1, most_depth: int = 4) -> Ins
         wiring[names[0]] += tuple(childless)
         above = names
     direct = [draw.choice(above)] if draw.integer(0, 1) else []
-    return furnished(draw, wiring, above, direct)
+    return furnished(draw, wiring, above, direct, least_width)
 
 
 def any_network(draw: Draw) -> Instance:
