@@ -92,9 +92,10 @@ def compare(
 ) -> Comparison:
     """Hold the gradients of several rules against plain autograd.
 
-    Arguments as for `backward`; rules: a list of them. Leaves `.grad`, buffers and
-    random states as they were (what the model itself does to its parameters when it
-    runs is not undone). `print` the result, or take its `to_dict()`.
+    Arguments as for `backward`; rules: a list of them. What a rule teaches is found as
+    `backward` finds it, by a proved short cut where there is one. Leaves `.grad`,
+    buffers and random states as they were (what the model itself does to its parameters
+    when it runs is not undone). `print` the result, or take its `to_dict()`.
 
     >>> import torch, pcnotes as pc
     >>> net = torch.nn.Sequential(torch.nn.Linear(2, 3), torch.nn.Linear(3, 1)).double()
