@@ -79,7 +79,10 @@
       return copy.textContent.trim();
     });
     for (const row of table.tBodies[0].rows) {
-      [...row.cells].forEach((cell, column) => (cell.dataset.column = names[column]));
+      [...row.cells].forEach((cell, column) => {
+        cell.dataset.column = names[column];
+        cell.classList.toggle("nothing", /^[\s–]*$/.test(cell.textContent));
+      });
     }
     table.classList.add("rows");
   }
