@@ -67,9 +67,9 @@ ONLY_COLOURS = EVERYTHING | {"runOnly": COLOURS}
 # Contrast is nine tenths of axe's work.
 NO_CONTRAST = EVERYTHING | {"rules": {"color-contrast": {"enabled": False}}}
 
-# In each scheme: the width in which a page is loaded, the width to which its window then
-# goes, and what axe is asked in which width. Structure is the same in both schemes, and a
-# desktop shows all the text that a phone does.
+# In each scheme: the width in which a page is loaded, the width to which its window
+# then goes, and what axe is asked in which width. Structure is the same in both
+# schemes, and a desktop shows all the text that a phone does.
 LOOKS = {
     "light": ("phone", "desktop", {"desktop": EVERYTHING}),
     "dark": ("desktop", "phone", {"phone": NO_CONTRAST, "desktop": ONLY_COLOURS}),
@@ -109,8 +109,7 @@ def listen(page: Page, address: str) -> list[str]:
     page.on(
         "response",
         lambda response: (
-            response.status < 400
-            or heard.append(f"{response.status}: {response.url}")
+            response.status < 400 or heard.append(f"{response.status}: {response.url}")
         ),
     )
     page.on(
