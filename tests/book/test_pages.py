@@ -7,7 +7,7 @@ from pathlib import Path
 from urllib.parse import unquote, urldefrag, urlsplit
 
 import pytest
-from reading import parsed, site_pages
+from reading import by_id, parsed, site_pages
 
 import pcnotes
 from tools.house import ROOT, SITE, files
@@ -20,11 +20,6 @@ PROVED = ("theorem", "lemma", "proposition", "corollary")
 
 def test_there_are_pages(site: Path) -> None:
     assert "book/index.html" in PAGES
-
-
-def targets(page: str) -> set[str]:
-    soup = parsed(page)
-    return {tag["id"] for tag in soup.find_all(id=True)}
 
 
 @pytest.mark.parametrize("page", PAGES)
@@ -44,7 +39,7 @@ def test_internal_links_lead_somewhere(page: str) -> None:
             broken.append(link)
         elif anchor and file.suffix == ".html":
             name = file.relative_to(SITE.resolve()).as_posix()
-            if unquote(anchor) not in targets(name):
+            if unquote(anchor) not in by_id(name):
                 broken.append(link)
     assert not broken
 
@@ -75,8 +70,7 @@ def test_style_sheets_find_their_files() -> None:
 
 @pytest.mark.parametrize("page", PAGES)
 def test_ids_are_unique(page: str) -> None:
-    ids = [tag["id"] for tag in parsed(page).find_all(id=True)]
-    assert sorted({name for name in ids if ids.count(name) > 1}) == []
+    assert [name for name, tags in by_id(page).items() if len(tags) > 1] == []
 
 
 @pytest.mark.parametrize("page", PAGES)
@@ -109,7 +103,7 @@ def test_every_proved_statement_shows_its_claim(theorems: list[dict]) -> None:
         if statement["type"] not in PROVED:
             continue
         page, label = statement["url"].split("#")
-        box = parsed(page).find(id=label)
+        box = by_id(page)[label][0]
         line = box.select_one(".claim")
         assert line, f"{label} has no claim line"
         assert re.match(r"Checked on \d+ .+: worst .+ \(bound .+\)", line.get_text())
@@ -123,7 +117,7 @@ def test_every_proved_statement_shows_its_claim(theorems: list[dict]) -> None:
 def test_every_statement_has_a_permalink(theorems: list[dict]) -> None:
     for statement in theorems:
         page, label = statement["url"].split("#")
-        box = parsed(page).find(id=label)
+        box = by_id(page)[label][0]
         assert box.select_one(".admonition-title a.headerlink")["href"] == f"#{label}"
         assert statement["number"], f"{label} has no number"
 
