@@ -4,7 +4,7 @@
 
 SHELL := /bin/sh
 .DEFAULT_GOAL := help
-.PHONY: help book test serve clean fix reproducible picture bench logo vendor
+.PHONY: help book test serve clean fix reproducible picture bench studies logo vendor
 
 # What the shell brings along must not change what is built.
 unexport VIRTUAL_ENV PYTHONPATH PYTHONHOME PYTHONSTARTUP PYTHONWARNINGS JUPYTER_PATH
@@ -13,6 +13,7 @@ export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
 PORT ?= 8000
 BENCH ?=
+STUDIES ?=
 RUN := .venv/bin/python
 # The environment is redone when what it is made of changes, or when the clone has
 # moved (an editable install holds an absolute path).
@@ -46,6 +47,9 @@ picture: book  ## take the README's figure from the front page
 
 bench: $(READY)  ## time and memory against backpropagation (BENCH=--quick: a minute)
 	@$(RUN) -m bench $(BENCH)
+
+studies: $(READY)  ## remake the stored results of the long studies (STUDIES=--quick)
+	@$(RUN) -m studies $(STUDIES)
 
 logo: $(READY)  ## draw logo.svg, favicon.svg and card.png again
 	@$(RUN) -m tools.logo

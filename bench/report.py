@@ -20,13 +20,18 @@ ROOT = Path(__file__).resolve().parent.parent
 SCHEMA = 1
 
 
-def machine(device: str) -> dict[str, Any]:
-    """Everything that a reader needs to judge the numbers."""
+def machine(
+    device: str, sources: Sequence[str] = ("pcnotes", "bench")
+) -> dict[str, Any]:
+    """Everything that a reader needs to judge the numbers.
+
+    sources: folders of which it is said whether they differ from the commit.
+    """
     gpu = torch.cuda.get_device_name() if device == "cuda" else None
     return {
         "date": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
         "commit": _git("rev-parse", "HEAD"),
-        "changed": bool(_git("status", "--porcelain", "--", "pcnotes", "bench")),
+        "changed": bool(_git("status", "--porcelain", "--", *sources)),
         "system": platform.platform(),
         "cpu": _cpu(),
         "cores": os.cpu_count(),

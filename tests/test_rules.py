@@ -285,6 +285,8 @@ def test_incremental_is_refused_where_one_gradient_is_asked_for():
         pc.backward(net, closure, pc.Incremental())
     with pytest.raises(TypeError, match=r"pcnotes\.fit or infer"):
         pc.compare(net, closure, [pc.Incremental()])
+    with pytest.raises(TypeError, match=r"pcnotes\.fit or infer"):
+        pc.compare(net, closure, [pc.Incremental()], own_steps=True)
     assert all(p.grad is None for p in net.parameters())
 
 

@@ -45,10 +45,11 @@ def check_rule(rule: Rule) -> Rule:
     return rule
 
 
-def teach(rule: Rule, graph: Graph) -> None:
-    """Fill `graph.lessons`, by the rule's own shortcut where it has one."""
+def teach(rule: Rule, graph: Graph, own_steps: bool = False) -> None:
+    """Fill `graph.lessons`: by the rule's own steps if asked, else by its shortcut."""
     check_rule(rule)
-    if (shortcut := getattr(rule, "teach", None)) is not None:
+    shortcut = getattr(rule, "teach", None)
+    if shortcut is not None and not own_steps:
         shortcut(graph)
         return
     (errors,) = deque(run(rule, graph), maxlen=1)

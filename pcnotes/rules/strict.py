@@ -89,10 +89,3 @@ class Incremental(Descends):
             yield descent.errors
             if force:
                 descent.move(force, self.step_size)
-
-    def teach(self, graph: Graph) -> None:
-        """Refused: there is no one gradient."""
-        raise TypeError(
-            "Incremental learns at every step of inference, so there is no one "
-            "gradient for backward or compare: run it under pcnotes.fit or infer"
-        )

@@ -355,8 +355,8 @@ def test_light_cone_answers_to_the_keyboard(page: Page, address: str) -> None:
 
 def two_vertices(b: torch.Tensor) -> torch.Tensor:
     """v₁ = 0.3 + b₁, v₂ = 2 tanh v₁ + b₂, half the square of 1.5 v₂ - 3."""
-    output = 1.5 * (2 * torch.tanh(0.3 + b[0]) + b[1])
-    return (output - 3).square() / 2
+    output = 1.5 * (2 * torch.tanh(0.3 + b[..., 0]) + b[..., 1])
+    return (output - 3).square().sum() / 2
 
 
 @pytest.mark.parametrize("exponent", [-2, -1, 0, 1])
