@@ -54,6 +54,7 @@ STYLE: Any = {
     "font.size": 11,
     "axes.titlesize": 11,
     "axes.labelsize": 11,
+    "legend.fontsize": 10,
     "axes.edgecolor": INK,
     "axes.labelcolor": INK,
     "axes.titlecolor": INK,
