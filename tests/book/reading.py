@@ -9,6 +9,9 @@ from bs4 import BeautifulSoup, Tag
 
 from tools.house import ROOT, SITE, SOURCE, notebooks
 
+# The statements that need a claim.
+PROVED = ("theorem", "lemma", "proposition", "corollary")
+
 
 def site_pages() -> list[str]:
     """Every page of the site. What Sphinx keeps under _static or _sources is none."""

@@ -7,7 +7,7 @@ from pathlib import Path
 from urllib.parse import unquote, urldefrag, urlsplit
 
 import pytest
-from reading import by_id, parsed, site_pages
+from reading import PROVED, by_id, parsed, site_pages, texts
 
 import pcnotes
 from tools.house import ROOT, SITE, files
@@ -15,7 +15,6 @@ from tools.house import ROOT, SITE, files
 PAGES = site_pages()
 API = "book/appendix/api.html"
 GUIDE = "book/practice/your-model.html"
-PROVED = ("theorem", "lemma", "proposition", "corollary")
 
 
 def test_there_are_pages(site: Path) -> None:
@@ -96,6 +95,17 @@ def test_pages_say_what_they_are(page: str) -> None:
     assert len(tags["og:description"].split()) >= 5
     assert not re.search(r"\\|\$", tags["og:description"]), "TeX in the description"
     assert soup.html["lang"] == "en"
+
+
+def test_every_solution_is_on_its_page() -> None:
+    found = 0
+    for name, text in texts().items():
+        opened = re.findall(r"\{solution(?:-start)?\}", text)
+        page = Path(name).with_suffix(".html").as_posix()
+        boxes = parsed(page).select("div.admonition.solution")
+        assert len(boxes) == len(opened), name
+        found += len(boxes)
+    assert found, "the book has no exercise"
 
 
 def test_every_proved_statement_shows_its_claim(theorems: list[dict]) -> None:
