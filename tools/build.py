@@ -32,7 +32,10 @@ from tools.house import (
 # Instances of each claim: enough to notice, not so many that readers wait.
 TRIALS = "100"
 
-COPIED = ("_config.yml", "_toc.yml", "pyproject.toml", "book", "examples", "pcnotes")
+COPIED = (
+    *("_config.yml", "_toc.yml", "pyproject.toml"),
+    *("book", "examples", "pcnotes", "bench/results", "studies/results"),
+)
 
 
 def main() -> int:

@@ -38,13 +38,18 @@ def keys(names: list[str]) -> dict[str, str]:
 
 
 def data_files() -> list[Path]:
-    """What chapters may read: all below book/ that is neither text nor decoration."""
+    """What chapters may read: below book/ all that is neither text nor decoration.
+
+    And the full results of bench and of studies, which chapters show.
+    """
     text = {".ipynb", ".md", ".bib", ".css", ".js", ".svg", ".html"}
     aside = {"_static", "_ext", "_templates"}
     return [
         path
-        for path in files("book/**/*")
-        if path.suffix not in text and aside.isdisjoint(path.parts)
+        for path in files("book/**/*", "bench/results/*.json", "studies/results/*.json")
+        if path.suffix not in text
+        and aside.isdisjoint(path.parts)
+        and not path.stem.endswith(("-quick", "-part"))
     ]
 
 
