@@ -67,7 +67,12 @@ def cells(sources: Sources) -> list[Cell]:
     training += [("ce", rule) for rule in ("bp", "fixed", "unit")]
     updates = dict.fromkeys(TRAINED_BY, UPDATES) | {"strict": UPDATES_STRICT}
     sizes = {"bp": 1.0, "strict": 0.1, "fixed": 0.1, "unit": 1.0}
-    inference = [("mse", "strict", both), ("ce", "value", both), ("ce", "error", both)]
+    inference = [
+        ("mse", "strict"),
+        ("mse", "figure2"),
+        ("ce", "value"),
+        ("ce", "error"),
+    ]
     return [
         *(
             Cell("training", loss, rule, sizes[rule], "float32", updates[rule], data)
@@ -76,8 +81,8 @@ def cells(sources: Sources) -> list[Cell]:
         Cell("training", "ce", "unit", 1.0, "float32", 4, data),
         *(
             Cell("inference", loss, rule, size, dtype, UPDATES, data)
-            for loss, rule, dtypes in inference
-            for dtype in dtypes
+            for loss, rule in inference
+            for dtype in both
             for size in STEPS
         ),
         Cell("inference", "ce", "value", 1.0, "float32", 0, data),
@@ -161,9 +166,11 @@ def inference(cell: Cell, sources: Sources) -> Numbers:
     x, y = next(batches(sources, cell.seed + 1))
     dtype = getattr(torch, cell.dtype)
     net, x = net.to(dtype), x.to(dtype)
-    closure = loss_of(cell.what, net, x, y)
+    case = Case(net, loss_of(cell.what, net, x, y), "*")
     steps = STEPS[cell.step_size] if cell.updates else 20
-    return watch(Case(net, closure, "*"), relaxation(cell, steps), checkpoints(steps))
+    if cell.rule == "figure2":
+        return figure2(case, x, cell.step_size, checkpoints(steps))
+    return watch(case, relaxation(cell, steps), checkpoints(steps))
 
 
 def relaxation(cell: Cell, steps: int) -> Any:
@@ -172,6 +179,36 @@ def relaxation(cell: Cell, steps: int) -> Any:
         return ValueForm(cell.step_size, steps)
     rule = {"strict": pc.Strict, "error": pc.FixedPrediction}[cell.rule]
     return rule(cell.step_size, steps)
+
+
+def figure2(case: Case, x: Tensor, step_size: float, kept: Sequence[int]) -> Numbers:
+    """As in cell 7 of `Figures1and2.ipynb`: the values are stored, and go *up* the loss
+    (there ε = v - μ, and +∂loss/∂μ at the output); weights learn at the feed-forward
+    values, from the errors of the n-th state."""
+    graph, layers, done = (
+        pc.cut(case.model, case.closure, case.at),
+        Track(case.model),
+        [],
+    )
+    parameters = [p for p in case.model.parameters() if p.dim() > 1]
+    truth = list(torch.autograd.grad(case.closure(), parameters, retain_graph=True))
+    blocks = list(case.model.named_children())
+    inputs = [x, *(graph.predictions[i] for i, _ in blocks[:-1])]
+    outputs = [block(v) for (_, block), v in zip(blocks, inputs, strict=True)]
+    values = {i: graph.predictions[i] for i in graph.hidden}
+    for step in range(kept[-1] + 1):
+        at = graph.evaluate(values)
+        errors = {i: v - at.predictions[i] for i, v in values.items()}
+        if not all(bool(torch.isfinite(e).all()) for e in errors.values()):
+            return {"steps": done, **layers.said(), "diverged": f"step {step}"}
+        if step in kept:
+            told = [{**errors, **at.output_errors}[i] for i, _ in blocks]
+            found = torch.autograd.grad(outputs, parameters, told, retain_graph=True)
+            layers.add(truth, list(found))
+            done.append(step)
+        asked = at.pull(errors)
+        values = {i: v - step_size * (errors[i] - asked[i]) for i, v in values.items()}
+    return {"steps": done, **layers.said(), "diverged": None}
 
 
 @lru_cache(maxsize=2)
