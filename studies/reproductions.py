@@ -185,11 +185,8 @@ def figure2(case: Case, x: Tensor, step_size: float, kept: Sequence[int]) -> Num
     """As in cell 7 of `Figures1and2.ipynb`: the values are stored, and go *up* the loss
     (there ε = v - μ, and +∂loss/∂μ at the output); weights learn at the feed-forward
     values, from the errors of the n-th state."""
-    graph, layers, done = (
-        pc.cut(case.model, case.closure, case.at),
-        Track(case.model),
-        [],
-    )
+    graph, layers = pc.cut(case.model, case.closure, case.at), Track(case.model)
+    done: list[int] = []
     parameters = [p for p in case.model.parameters() if p.dim() > 1]
     truth = list(torch.autograd.grad(case.closure(), parameters, retain_graph=True))
     blocks = list(case.model.named_children())
