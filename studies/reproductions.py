@@ -194,10 +194,11 @@ def figure2(case: Case, x: Tensor, step_size: float, kept: Sequence[int]) -> Num
     outputs = [block(v) for (_, block), v in zip(blocks, inputs, strict=True)]
     values = {i: graph.predictions[i] for i in graph.hidden}
     for step in range(kept[-1] + 1):
-        at = graph.evaluate(values)
+        try:
+            at = graph.evaluate(values)
+        except FloatingPointError as error:
+            return {"steps": done, **layers.said(), "diverged": str(error)}
         errors = {i: v - at.predictions[i] for i, v in values.items()}
-        if not all(bool(torch.isfinite(e).all()) for e in errors.values()):
-            return {"steps": done, **layers.said(), "diverged": f"step {step}"}
         if step in kept:
             told = [{**errors, **at.output_errors}[i] for i, _ in blocks]
             found = torch.autograd.grad(outputs, parameters, told, retain_graph=True)
