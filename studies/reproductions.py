@@ -29,6 +29,8 @@ from .study import Numbers, Plain, Study, Tolerance
 UPDATES, UPDATES_STRICT = 200, 100
 # How many steps of inference each step size is given; 0.1 has 400 in the notebook.
 STEPS = {0.1: 400, 0.2: 200, 0.5: 100, 1.0: 100}
+# For strict inference, near the largest stable step: until it has arrived.
+LONG = {0.25: 640}
 LENGTHS = (1, 2, 5, 10, 20)
 ZOO = (
     "perceptron-wide",
@@ -84,6 +86,10 @@ def cells(sources: Sources) -> list[Cell]:
             for loss, rule in inference
             for dtype in both
             for size in STEPS
+        ),
+        *(
+            Cell("inference", "mse", "strict", size, "float64", UPDATES, data)
+            for size in LONG
         ),
         Cell("inference", "ce", "value", 1.0, "float32", 0, data),
         Cell("inference", "mse", "strict", 1.0, "float32", 0, data),
@@ -167,7 +173,7 @@ def inference(cell: Cell, sources: Sources) -> Numbers:
     dtype = getattr(torch, cell.dtype)
     net, x = net.to(dtype), x.to(dtype)
     case = Case(net, loss_of(cell.what, net, x, y), "*")
-    steps = STEPS[cell.step_size] if cell.updates else 20
+    steps = (STEPS | LONG)[cell.step_size] if cell.updates else 20
     if cell.rule == "figure2":
         return figure2(case, x, cell.step_size, checkpoints(steps))
     return watch(case, relaxation(cell, steps), checkpoints(steps))
