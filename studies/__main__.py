@@ -14,11 +14,14 @@ import torch
 from . import results
 from .journal import BusyError
 from .plateau import STUDY as PLATEAU
+from .reproductions import STUDY as REPRODUCTIONS
 from .running import INTERRUPTED, Order, run
 from .sources import FETCHED, SHIPPED, Sources
 from .study import Study
 
-STUDIES: dict[str, Study[Any]] = {study.name: study for study in (PLATEAU,)}
+STUDIES: dict[str, Study[Any]] = {
+    study.name: study for study in (PLATEAU, REPRODUCTIONS)
+}
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

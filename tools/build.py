@@ -34,7 +34,7 @@ TRIALS = "100"
 
 COPIED = (
     *("_config.yml", "_toc.yml", "pyproject.toml"),
-    *("book", "examples", "pcnotes", "bench/results"),
+    *("book", "examples", "pcnotes", "bench/results", "studies/results"),
 )
 
 
@@ -127,15 +127,11 @@ def site_key() -> str:
 
 
 def make_site(source: Path, target: Path, log: Path) -> None:
-    """Build `source` into `target`/_build/html.
-
-    Without garbage collection, which takes two fifths of the time: most of what a build
-    makes (the trees of its pages) it needs to the end, a gigabyte in all.
-    """
+    """Build `source` into `target`/_build/html."""
     shutil.rmtree(target / "_build", ignore_errors=True)
     status = call(
         "-c",
-        "import gc; gc.disable(); from jupyter_book.cli.main import main; main()",
+        "from jupyter_book.cli.main import main; main()",
         *("build", source, "--path-output", target, "-W", "-n", "--keep-going"),
         quiet=log,
     )
