@@ -14,13 +14,16 @@ import torch
 from . import results
 from .journal import BusyError
 from .plateau import STUDY as PLATEAU
+from .reproductions import STUDY as REPRODUCTIONS
 from .running import INTERRUPTED, Order, run
 from .sources import FETCHED, SHIPPED, Sources
 from .study import Study
 from .training import STUDY as TRAINING
 from .training import TUNING
 
-STUDIES: dict[str, Study[Any]] = {s.name: s for s in (PLATEAU, TUNING, TRAINING)}
+STUDIES: dict[str, Study[Any]] = {
+    study.name: study for study in (PLATEAU, REPRODUCTIONS, TUNING, TRAINING)
+}
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

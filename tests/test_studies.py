@@ -22,7 +22,7 @@ from torch import nn
 import pcnotes as pc
 import studies.__main__ as program
 from pcnotes import theory
-from studies import plateau, results, running
+from studies import architectures, plateau, reproductions, results, running
 from studies.journal import BusyError, Journal
 from studies.running import INTERRUPTED, Order, run
 from studies.sources import Sources
@@ -511,8 +511,18 @@ def test_a_run_that_is_killed_in_a_cell_comes_past_it_next_time(go, toys, tmp_pa
     assert len(stored(tmp_path)["cells"]) == 6
 
 
-def test_ctrl_c_ends_with_a_word_and_no_traceback(monkeypatch, toys, tmp_path, capsys):
-    toys.trouble = {3: lambda: signal.raise_signal(signal.SIGINT)}
+@pytest.fixture
+def ctrl_c():
+    """Python's own answer to ctrl-C; a shell's background jobs ignore the signal."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield lambda: signal.raise_signal(signal.SIGINT)
+    signal.signal(signal.SIGINT, before)
+
+
+def test_ctrl_c_ends_with_a_word_and_no_traceback(
+    monkeypatch, toys, tmp_path, capsys, ctrl_c
+):
+    toys.trouble = {3: ctrl_c}
     both = {"toys": toys.study(), "others": replace(toys.study(), name="others")}
     monkeypatch.setattr(program, "STUDIES", both)
     monkeypatch.setattr(results, "FOLDER", tmp_path)
@@ -821,3 +831,111 @@ def test_running_is_on_one_thread_and_gives_the_threads_back(
     assert program.main(["toys", "--out", str(tmp_path / "t.json")]) == 0
     assert seen == [1] and torch.get_num_threads() == 2
     assert running.INTERRUPTED == 130
+
+
+# reproductions
+
+
+def cells_of_reproductions(**settings):
+    return [
+        (cell["settings"], cell["numbers"])
+        for cell in results.read("reproductions")["cells"]
+        if settings.items() <= cell["settings"].items()
+    ]
+
+
+def test_in_turn_each_edge_costs_one_factor():
+    torch.manual_seed(0)
+    net = nn.Sequential(*(nn.Linear(4, 4) for _ in range(4))).double()
+    x = torch.randn(3, 4, dtype=torch.float64)
+
+    def closure():
+        return net(x).tanh().sum()
+
+    *_, last = pc.infer(net, closure, pc.Exact())
+    *_, state = pc.infer(net, closure, architectures.InTurn(0.3, 5))
+    for d, vertex in enumerate(("2", "1", "0"), 1):
+        share = (1 - 0.7**5) ** d
+        off = state.errors[vertex] - share * last.errors[vertex]
+        assert off.abs().max() < 1e-14
+
+
+def test_figure_2_goes_up_the_loss_and_learns_at_the_feed_forward_values():
+    torch.manual_seed(0)
+    widths = ((6, 5), (5, 4), (4, 3))
+    net = nn.Sequential(*(nn.Linear(*w, dtype=torch.float64) for w in widths))
+    x, y = torch.randn(7, 6).double(), torch.randn(7, 3).double()
+
+    def closure():
+        return 4 * (net(x) - y).square().sum()
+
+    case = architectures.Case(net, closure, "*")
+    found = reproductions.figure2(case, x, 0.001, [1, 2])
+    v0, v1 = net[0](x), net[:2](x)
+    out = net[2](v1).detach().requires_grad_()
+    (g,) = torch.autograd.grad(4 * (out - y).square().sum(), out)
+    up = v1 + 0.001 * g @ net[2].weight  # one step, and from there the second
+    below = v0
+    e1 = up - net[1](below)
+    moved = net[2](up).detach().requires_grad_()
+    (g2,) = torch.autograd.grad(4 * (moved - y).square().sum(), moved)
+    e1 = (up + 0.001 * (-e1 + g2 @ net[2].weight)) - net[1](
+        below + 0.001 * e1 @ net[1].weight
+    )
+    truth = torch.autograd.grad(closure(), net[1].weight)[0]
+    off = ((e1.T @ v0 - truth).norm() / truth.norm()).detach()
+    assert found["errors"][1][1] == pytest.approx(float(off), rel=1e-10)
+
+
+def test_stored_training_by_unit_steps_is_backpropagation():
+    for loss in ("mse", "ce"):
+        runs = {
+            rule: cells_of_reproductions(
+                part="training", what=loss, rule=rule, updates=200
+            )[0][1]
+            for rule in ("bp", "unit", "fixed")
+        }
+        assert runs["unit"] == runs["bp"]
+        for row, d in zip(runs["fixed"]["errors"], (4, 3, 2, 1), strict=False):
+            law = theory.remaining(19, 0.1, d)
+            assert np.abs(np.array(row) - law).max() < 1e-5
+
+
+def test_stored_divergence_is_zero_with_identity_vertices_and_not_without():
+    found = cells_of_reproductions(part="zil", dtype="float64")
+    assert len(found) == 2 * len(reproductions.ZOO)
+    for given, numbers in found:
+        exact = given["rule"] == "zil" or not numbers["identities"]
+        if exact:
+            assert numbers["relative"] < 1e-11, given
+        else:
+            assert numbers["relative"] is None or numbers["relative"] > 1, given
+
+
+def test_stored_strict_inference_runs_away_where_it_did_in_print():
+    for given, numbers in cells_of_reproductions(part="inference", updates=200):
+        if given["rule"] in ("strict", "figure2"):
+            first = [e for e in numbers["errors"][0] if e is not None]
+            assert (max(first) > 100) == (given["step_size"] >= 0.5), given
+
+
+def test_stored_sequences_need_fewer_steps_in_turn():
+    for kind in architectures.CELLS:
+        together, in_turn = (
+            cells_of_reproductions(part="sequence", what=kind, rule=rule)[0][1]
+            for rule in ("together", "in-turn")
+        )
+        assert together["needed"][0] == in_turn["needed"][0]  # one edge: the same
+        assert all(
+            a > b
+            for a, b in zip(together["needed"], in_turn["needed"], strict=True)
+            if a != together["needed"][0]
+        )
+
+
+def test_torch2pc_was_recorded_with_its_commit():
+    found = json.loads((results.FOLDER / "torch2pc.json").read_text("utf-8"))
+    assert found["peer"]["commit"] and not found["machine"]["changed"]
+    for row in found["rows"]:
+        if row["ours"] in ("Exact", "value form"):
+            assert row["apart"] == 0, row
