@@ -121,7 +121,7 @@ class Evaluation:
 
     @cached_property
     def loss_gradient(self) -> dict[str, Tensor]:
-        """g: the loss's own gradient in the values of its parents, and no others.
+        """The loss's own gradient g in the values of its parents, and no others.
 
         The loss is what comes after the last hidden vertex, outputs included.
         """

@@ -33,7 +33,7 @@ def backward(
     that require grad, and parameters that the loss does not depend on keep None.
     Returns the loss of the feed-forward pass, detached.
 
-    rule: `FixedPrediction()` if not given, which equals backpropagation on every model
+    rule: `FixedPrediction()` if not given, which equals backpropagation on every graph
     (`fp-finite-termination`). at: which module calls are vertices, see `pcnotes.cut`.
     gradient: a factor on what is added to `.grad`, as in `Tensor.backward`.
 

@@ -43,7 +43,7 @@ WAVE = LinearSegmentedColormap.from_list(
 )
 
 STYLE: Any = {
-    "figure.figsize": (6.4, 3.6),
+    "figure.figsize": (5.4, 3.3),  # its letters stay legible on a phone
     "figure.facecolor": "none",
     "axes.facecolor": "none",
     "savefig.facecolor": "none",
@@ -54,6 +54,7 @@ STYLE: Any = {
     "font.size": 11,
     "axes.titlesize": 11,
     "axes.labelsize": 11,
+    "legend.fontsize": 10,
     "axes.edgecolor": INK,
     "axes.labelcolor": INK,
     "axes.titlecolor": INK,
@@ -180,9 +181,9 @@ def lamps(
 ) -> Axes:
     """A small graph whose vertices are lamps, each placed by hand.
 
-    lit: {vertex: "dark", "wrong" or "exact"}: a ring, a ring with a cross, a full disc.
-    A vertex without an entry is a square: the loss. Edges are straight unless they
-    would run through another vertex.
+    lit: {vertex: state}. `"dark"` is a ring, `"wrong"` one with a cross, `"exact"` a
+    disc. A vertex without an entry is a square: the loss. Edges are straight unless
+    they would run through another vertex.
     """
     axes = axes or plt.gca()
     for start, end in edges:

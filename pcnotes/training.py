@@ -39,7 +39,7 @@ class History:
     stopped: bool
 
     def __getitem__(self, name: str) -> list[float]:
-        """One quantity over the epochs: history["loss"]."""
+        """One quantity over the epochs, as in `history["loss"]`."""
         return [epoch[name] for epoch in self.epochs]
 
     def to_dict(self) -> dict[str, Any]:

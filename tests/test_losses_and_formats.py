@@ -10,12 +10,9 @@ import pytest
 import torch
 import torch.nn.functional as F
 from every_rule import (
-    EQUAL_TO_BP,
-    EVERY,
     OTHERS,
     assert_step_is_backprops,
     chain,
-    float64,
     go_back,
     linear,
     step,
@@ -24,9 +21,7 @@ from torch import nn
 
 import pcnotes as pc
 
-double = pytest.fixture(autouse=True)(float64)
-rule = pytest.fixture(params=EVERY, ids=str)(lambda request: request.param)
-exact = pytest.fixture(params=EQUAL_TO_BP, ids=str)(lambda request: request.param)
+pytestmark = pytest.mark.usefixtures("double")
 
 
 # Losses

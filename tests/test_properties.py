@@ -56,6 +56,12 @@ LINEAR = dags(
     losses=("squares", "mean_squares"),
     merges=("sum", "concatenation"),
 )
+# A model with a share of the stable step sizes, and a nudge.
+DESCENT = {
+    "dag": LINEAR,
+    "share": st.floats(0.05, 0.95),
+    "beta": st.sampled_from([1.0, 0.1, 3.0]),
+}
 CHAINS = dags(chain=True)
 # Nothing but layers and sums of their outputs, all equally wide.
 RESIDUAL = dags(kinds=("linear",), squashes=("",), merges=("sum",), widest=1)
@@ -411,12 +417,7 @@ def test_zil_descends_the_energy_of_the_network_with_identity_vertices_put_in(
 
 
 @examples(40)
-@given(
-    dag=LINEAR,
-    share=st.floats(0.05, 0.95),
-    steps=st.integers(1, 12),
-    beta=st.sampled_from([1.0, 0.1, 3.0]),
-)
+@given(**DESCENT, steps=st.integers(1, 12))
 def test_strict_states_are_those_of_the_matrix_iteration(dag, share, steps, beta):
     """Affine predictions, quadratic loss; the step is a share of the stable ones.
 
@@ -593,12 +594,7 @@ def _largest(hessian: np.ndarray) -> float:
 
 
 @examples(40)
-@given(
-    dag=LINEAR,
-    share=st.floats(0.05, 0.95),
-    steps=st.integers(1, 10),
-    beta=st.sampled_from([1.0, 0.1, 3.0]),
-)
+@given(**DESCENT, steps=st.integers(1, 10))
 def test_error_optimisation_follows_the_adjoint_of_the_shifted_network(
     dag, share, steps, beta
 ):

@@ -12,11 +12,9 @@ EXAMPLES = Path(__file__).resolve().parent.parent / "examples"
 RECIPES = sorted(path.name for path in EXAMPLES.glob("*.py"))
 
 
-def run(folder, name, *arguments, launcher=(sys.executable,)):
-    """Run a copy of the recipe in an otherwise empty folder."""
-    shutil.copy(EXAMPLES / name, folder)
+def python(folder, *arguments):
     return subprocess.run(
-        [*launcher, name, *arguments],
+        [sys.executable, *arguments],
         cwd=folder,
         env={**os.environ, "OMP_NUM_THREADS": "1"},
         capture_output=True,
@@ -24,6 +22,12 @@ def run(folder, name, *arguments, launcher=(sys.executable,)):
         timeout=120,
         check=False,
     )
+
+
+def run(folder, name, *arguments, launcher=()):
+    """Run a copy of the recipe in an otherwise empty folder."""
+    shutil.copy(EXAMPLES / name, folder)
+    return python(folder, *launcher, name, *arguments)
 
 
 @pytest.mark.parametrize("name", RECIPES)
@@ -42,25 +46,15 @@ def test_watching_inference_draws_a_figure_where_it_is_told_to(tmp_path):
 
 
 def test_two_processes_run_under_torchrun_too(tmp_path):
-    torchrun = (sys.executable, "-m", "torch.distributed.run", "--standalone")
-    done = run(
-        tmp_path, "two_processes.py", launcher=(*torchrun, "--nproc-per-node", "2")
-    )
+    torchrun = ("-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2")
+    done = run(tmp_path, "two_processes.py", launcher=torchrun)
     assert done.returncode == 0, done.stderr
     assert "in 2 processes" in done.stdout
 
 
 def test_the_package_compares_rules_on_a_model_of_the_readers(tmp_path):
     shutil.copy(EXAMPLES / "own_model.py", tmp_path)
-    command = ["-m", "pcnotes", "compare", "--model", "own_model.py:factory"]
-    done = subprocess.run(
-        [sys.executable, *command],
-        cwd=tmp_path,
-        env={**os.environ, "OMP_NUM_THREADS": "1"},
-        capture_output=True,
-        text=True,
-        timeout=120,
-        check=False,
-    )
+    model = ("--model", "own_model.py:factory")
+    done = python(tmp_path, "-m", "pcnotes", "compare", *model)
     assert done.returncode == 0, done.stderr
     assert "FixedPrediction" in done.stdout

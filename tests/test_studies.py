@@ -511,8 +511,18 @@ def test_a_run_that_is_killed_in_a_cell_comes_past_it_next_time(go, toys, tmp_pa
     assert len(stored(tmp_path)["cells"]) == 6
 
 
-def test_ctrl_c_ends_with_a_word_and_no_traceback(monkeypatch, toys, tmp_path, capsys):
-    toys.trouble = {3: lambda: signal.raise_signal(signal.SIGINT)}
+@pytest.fixture
+def ctrl_c():
+    """Python's own answer to ctrl-C; a shell's background jobs ignore the signal."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield lambda: signal.raise_signal(signal.SIGINT)
+    signal.signal(signal.SIGINT, before)
+
+
+def test_ctrl_c_ends_with_a_word_and_no_traceback(
+    monkeypatch, toys, tmp_path, capsys, ctrl_c
+):
+    toys.trouble = {3: ctrl_c}
     both = {"toys": toys.study(), "others": replace(toys.study(), name="others")}
     monkeypatch.setattr(program, "STUDIES", both)
     monkeypatch.setattr(results, "FOLDER", tmp_path)

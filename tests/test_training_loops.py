@@ -10,13 +10,12 @@ import itertools
 import pytest
 import torch
 import torch.nn.functional as F
-from every_rule import EQUAL_TO_BP, EVERY, float64, go_back
+from every_rule import EVERY, go_back
 from torch import nn
 
 import pcnotes as pc
 
-double = pytest.fixture(autouse=True)(float64)
-exact = pytest.fixture(params=EQUAL_TO_BP, ids=str)(lambda request: request.param)
+pytestmark = pytest.mark.usefixtures("double")
 STEPS = 4
 
 

@@ -17,7 +17,6 @@ from every_rule import (
     OTHERS,
     assert_step_is_backprops,
     chain,
-    float64,
     go_back,
     linear,
     step,
@@ -29,9 +28,7 @@ from torch.utils.checkpoint import checkpoint, checkpoint_sequential
 
 import pcnotes as pc
 
-double = pytest.fixture(autouse=True)(float64)
-rule = pytest.fixture(params=EVERY, ids=str)(lambda request: request.param)
-exact = pytest.fixture(params=EQUAL_TO_BP, ids=str)(lambda request: request.param)
+pytestmark = pytest.mark.usefixtures("double")
 cutting = pytest.fixture(params=EVERY[1:], ids=str)(lambda request: request.param)
 
 

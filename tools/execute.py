@@ -9,6 +9,7 @@ import json
 import shutil
 import xml.etree.ElementTree as ElementTree
 from pathlib import Path
+from typing import Any
 
 from tools.house import (
     CACHE,
@@ -80,6 +81,7 @@ def execute(anew: bool = False) -> None:
             shutil.copyfile(target, kept[name])
         else:
             shutil.copyfile(kept[name], target)
+            plain(target)
     forget(set(kept.values()))
 
 
@@ -157,13 +159,34 @@ def dotted(name: str) -> str:
 
 
 def plain(path: Path) -> None:
-    """Drop from an executed copy what differs from run to run: times of execution."""
+    """Drop from an executed copy what differs from run to run.
+
+    That is times of execution, and where a kernel cut what a cell printed.
+    """
     notebook = json.loads(path.read_text("utf-8"))
     notebook["metadata"].pop("execution", None)
     for cell in notebook["cells"]:
         cell["metadata"].pop("execution", None)
+        if "outputs" in cell:
+            cell["outputs"] = joined(cell["outputs"])
     text = json.dumps(notebook, indent=1, ensure_ascii=False, sort_keys=True)
     path.write_text(text + "\n", "utf-8")
+
+
+def joined(outputs: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Neighbouring pieces of one stream as one piece.
+
+    A busy kernel sends a line in two pieces, and myst-nb would end a line after each.
+    """
+    whole: list[dict[str, Any]] = []
+    for output in outputs:
+        last = whole[-1] if whole else {}
+        if output["output_type"] == "stream" and output["name"] == last.get("name"):
+            text = "".join([*last["text"], *output["text"]])
+            last["text"] = text.splitlines(keepends=True)
+        else:
+            whole.append(output)
+    return whole
 
 
 def check_executed(name: str) -> None:

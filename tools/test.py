@@ -9,6 +9,9 @@ import time
 
 from tools.house import alone, call, say
 
+# A worker without work takes some of the other's: chapters take long to look at.
+SHARED = ("-n", "2", "--dist", "worksteal")
+
 # What each step is called, and the arguments with which Python runs it.
 STEPS: list[tuple[str, list[str]]] = [
     ("lint", ["-m", "ruff", "check", "."]),
@@ -17,7 +20,7 @@ STEPS: list[tuple[str, list[str]]] = [
     ("types", ["-m", "mypy"]),
     ("package", ["-m", "pytest", "-q", "-n", "2", "tests", "--ignore=tests/book"]),
     ("claims, chapters, strict build", ["-m", "tools.build", "--anew"]),
-    ("structure, links, browser", ["-m", "pytest", "-q", "-n", "2", "tests/book"]),
+    ("structure, links, browser", ["-m", "pytest", "-q", *SHARED, "tests/book"]),
 ]
 
 

@@ -1,6 +1,7 @@
 // Scripts of the book. The ledger of claims: each heading sorts, a field filters;
-// without script it stays a plain table. On every page: what a phone scrolls by touch
-// can be scrolled with the keys, and search shows no TeX.
+// without script it stays a plain table. On every page: cells of wide tables know their
+// columns, what a phone scrolls by touch can be scrolled with the keys, and search shows
+// no TeX.
 (() => {
   "use strict";
 
@@ -70,6 +71,26 @@
     }
   }
 
+  // The style sheet makes cards of these rows on a phone.
+  function nameCells(table) {
+    const names = [...table.tHead.rows[0].cells].map((head) => {
+      const copy = head.cloneNode(true);
+      copy.querySelectorAll(".katex-mathml").forEach((node) => node.remove());
+      return copy.textContent.trim();
+    });
+    for (const row of table.tBodies[0].rows) {
+      [...row.cells].forEach((cell, column) => {
+        cell.dataset.column = names[column];
+        cell.classList.toggle("nothing", /^[\s–]*$/.test(cell.textContent));
+      });
+    }
+    table.classList.add("rows");
+  }
+
+  for (const table of document.querySelectorAll("article table.table")) {
+    const plain = !table.matches(".cards, .claims-ledger") && table.tHead;
+    if (plain && table.tHead.rows[0].cells.length > 2) nameCells(table);
+  }
   document.querySelectorAll("table.claims-ledger").forEach((table) => {
     sortable(table);
     filterable(table);

@@ -6,11 +6,15 @@ whole, with shifts added to its predictions. In these coordinates E_β = ½‖b�
 where ℓ̄(b) is the loss of the shifted network, and an equilibrium is a solution of
 λ = ∇ℓ̄(-βλ) in the scaled error λ = ε/β: no division by β, so β = 0 is allowed and
 gives δ.
+
+Adjoints and curvatures are taken at many shifts at once (see `derivatives`), and a
+family of nudges is solved together, with curvatures that are kept while they serve.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import math
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -19,16 +23,24 @@ import torch
 from torch import Tensor
 
 from ..theory import Array
-from .networks import Instance, Values
+from . import derivatives
+from .instances import Instance
+from .vertices import Values
 
-# Newton's method ends once a step no longer halves the residual: at rounding level.
-_POLISH = 12
+_POLISH = 24
 _DESCENT = 200
+
+# Shares of λ at which a residual is small enough, and at which it may be rounding that
+# keeps it from falling. What is left is measured, and allowed for, not assumed.
+_SOLVED, _ROUNDED = 1e-14, 1e-10
 
 
 @dataclass(frozen=True)
 class Landscape:
-    """ℓ̄, a function of N shifts, with its derivatives by autograd."""
+    """ℓ̄, a function of N shifts, with its derivatives by autograd.
+
+    loss: of shifts (…, N), the sum of ℓ̄ over all leading axes.
+    """
 
     loss: Callable[[Tensor], Tensor]
     size: int
@@ -39,34 +51,43 @@ class Landscape:
             return float(self.loss(torch.from_numpy(b)))
 
     def adjoint(self, b: Array) -> Array:
-        """∇ℓ̄(b), shape (N,): backpropagation through the shifted network."""
-        leaf = torch.from_numpy(b).clone().requires_grad_()
-        (found,) = torch.autograd.grad(self.loss(leaf), leaf)
-        gradient: Array = found.numpy()
-        return gradient
+        """∇ℓ̄(b), shape (…, N): backpropagation through the shifted network."""
+        found: Array = derivatives.gradient(self.loss, torch.from_numpy(b)).numpy()
+        return found
 
     def both(self, b: Array) -> tuple[Array, Array]:
-        """∇ℓ̄(b) and ℋ(b) = ∇²ℓ̄(b), shapes (N,) and (N, N)."""
-        leaf = torch.from_numpy(b).clone().requires_grad_()
-        (first,) = torch.autograd.grad(self.loss(leaf), leaf, create_graph=True)
-        matrix = hessian(first, leaf)
-        return first.detach().numpy(), (matrix + matrix.T) / 2
+        """∇ℓ̄(b) and ℋ(b) = ∇²ℓ̄(b), shapes (…, N) and (…, N, N)."""
+        first, matrix = derivatives.both(self.loss, torch.from_numpy(b))
+        return first.numpy(), ((matrix + matrix.mT) / 2).numpy()
 
     def curvature(self, b: Array) -> Array:
         """ℋ(b) alone."""
         return self.both(b)[1]
 
+    @cached_property
+    def start(self) -> tuple[Array, Array]:
+        """δ and ℋ(0)."""
+        return self.both(np.zeros(self.size))
 
-def hessian(gradient: Tensor, leaf: Tensor) -> Array:
-    """The Jacobian of a gradient that was taken with create_graph, (N, N)."""
-    size = len(leaf)
-    rows = None
-    if gradient.requires_grad:
-        eye = torch.eye(size, dtype=torch.float64)
-        (rows,) = torch.autograd.grad(
-            gradient, leaf, eye, is_grads_batched=True, allow_unused=True
-        )
-    return np.zeros((size, size)) if rows is None else rows.numpy()
+    @property
+    def delta(self) -> Array:
+        """δ = ∇ℓ̄(0)."""
+        return self.start[0]
+
+    @cached_property
+    def steepness(self) -> float:
+        """1/β of a nudge that is no longer small.
+
+        Small means that shifts βδ stay below the size of values, which is one, that
+        β‖ℋ‖ is small, and so is what ℋ changes by along δ: all three have the unit of
+        1/β.
+        """
+        delta, curvature = self.start
+        sizes = float(np.linalg.norm(delta)), float(np.linalg.norm(curvature, 2))
+        step = 0.1 / max(sizes)
+        moved = self.curvature(-step * delta)
+        change = float(np.linalg.norm(moved - curvature, 2)) / step
+        return max(*sizes, math.sqrt(change))
 
 
 def shifted(case: Instance) -> Landscape:
@@ -78,10 +99,10 @@ def shifted(case: Instance) -> Landscape:
 
 
 def named(case: Instance, vector: Tensor | Array) -> Values:
-    """N stacked numbers as {hidden vertex: tensor}."""
-    tensor = vector if isinstance(vector, Tensor) else torch.from_numpy(vector)
-    pieces = tensor.reshape(-1, *case.x.shape)
-    return dict(zip(case.hidden, pieces, strict=True))
+    """N stacked numbers, (…, N), as {hidden vertex: tensor}."""
+    return case.named(
+        vector if isinstance(vector, Tensor) else torch.from_numpy(vector)
+    )
 
 
 def values(case: Instance, b: Array) -> Values:
@@ -112,48 +133,66 @@ class Equilibrium:
         return self.landscape.at(self.shift) + self.beta / 2 * square
 
     @cached_property
+    def curvature(self) -> Array:
+        """ℋ(b*)."""
+        return self.landscape.curvature(self.shift)
+
+    @cached_property
     def stretch(self) -> float:
         """‖(I + βℋ(b*))⁻¹‖: how much larger an error of λ is than its residual."""
-        matrix = np.eye(len(self.scaled)) + self.beta * self.landscape.curvature(
-            self.shift
-        )
+        matrix = np.eye(len(self.scaled)) + self.beta * self.curvature
         return float(1 / np.abs(np.linalg.eigvalsh(matrix)).min())
 
-    def along(self, nodes: int) -> tuple[Array, Array]:
-        """ℋ(sb*) at the Gauss-Legendre nodes s of [0, 1], and the weights."""
-        points, weights = np.polynomial.legendre.leggauss(nodes)
-        matrices = [self.landscape.curvature((s + 1) / 2 * self.shift) for s in points]
-        return np.array(matrices), weights / 2
+    def mean_curvature(self, *counts: int) -> list[Array]:
+        """ℋ̄, the mean of ℋ from 0 to b*, by Gauss-Legendre with these many nodes."""
+        rules = [np.polynomial.legendre.leggauss(count) for count in counts]
+        points = (np.concatenate([p for p, _ in rules]) + 1) / 2
+        matrices = self.landscape.curvature(np.outer(points, self.shift))
+        parts = np.split(matrices, np.cumsum(counts)[:-1])
+        return [
+            np.tensordot(weights / 2, part, axes=1)
+            for (_, weights), part in zip(rules, parts, strict=True)
+        ]
 
 
 def equilibrium(
-    landscape: Landscape,
-    beta: float,
-    start: Array | None = None,
-    nearby: bool = False,
+    landscape: Landscape, beta: float, start: Array | None = None
 ) -> Equilibrium:
-    """The critical point that descent from `start` (the feed-forward pass) leads to.
+    """The minimum that descent from `start` (the feed-forward pass) leads to; β > 0.
 
-    beta > 0: E is minimised by Newton's method with negative curvature turned round,
-    then the equation is solved to rounding. beta may be zero or negative: then, and
-    with nearby=True, by Newton's method alone, from λ = δ or from `start`.
+    By Newton's method with negative curvature turned round; then the equation is solved
+    to rounding.
     """
-    b = np.zeros(landscape.size) if start is None else start
-    if beta > 0 and not nearby:
-        b = _descend(landscape, beta, b)
-    scaled = -b / beta if beta and b.any() else landscape.adjoint(b)
-    return _polish(landscape, beta, scaled)
+    start = np.zeros(landscape.size) if start is None else start
+    b, curvature = _descend(landscape, beta, start)
+    [found] = _polish(landscape, np.array([beta]), -b[None] / beta, curvature[None])
+    return found
 
 
-def _descend(landscape: Landscape, beta: float, b: Array) -> Array:
-    """Minimise E until Newton's own steps take over."""
+def branch(
+    landscape: Landscape,
+    betas: Sequence[float],
+    start: tuple[Array, Array] | None = None,
+) -> list[Equilibrium]:
+    """The critical points near δ for nudges of any sign and zero, all at once.
+
+    start: λ to begin with, and ℋ in its neighbourhood, in place of δ and ℋ(0).
+    """
+    scaled, curvature = landscape.start if start is None else start
+    many = len(betas)
+    starts, matrices = np.tile(scaled, (many, 1)), np.tile(curvature, (many, 1, 1))
+    return _polish(landscape, np.array(betas), starts, matrices)
+
+
+def _descend(landscape: Landscape, beta: float, b: Array) -> tuple[Array, Array]:
+    """Minimise E until Newton's own steps take over: b, and ℋ where it was last."""
 
     def energy(b: Array) -> float:
         return float(b @ b) / 2 + beta * landscape.at(b)
 
     now = energy(b)
     for _ in range(_DESCENT):
-        gradient, curvature = landscape.both(b)
+        gradient, curvature = landscape.both(b) if b.any() else landscape.start
         slope = b + beta * gradient
         eigenvalues, vectors = np.linalg.eigh(np.eye(len(b)) + beta * curvature)
         convex = eigenvalues[0] > 0
@@ -171,21 +210,39 @@ def _descend(landscape: Landscape, beta: float, b: Array) -> Array:
             break
         b = b + length * step
         now = energy(b)
-    return b
+    return b, curvature
 
 
-def _polish(landscape: Landscape, beta: float, scaled: Array) -> Equilibrium:
-    """Newton's method on λ - ∇ℓ̄(-βλ) = 0."""
-    best, least = scaled, np.inf
+def _polish(
+    landscape: Landscape, betas: Array, scaled: Array, curvature: Array
+) -> list[Equilibrium]:
+    """Newton's method on λ - ∇ℓ̄(-βλ) = 0, one row for each nudge.
+
+    curvature: at the start, (rows, N, N). It is kept as long as every step divides the
+    residual by ten; with a fresh one, a step that does not even halve it is the last.
+    """
+    eye, column = np.eye(landscape.size), betas[:, None]
+    best, least = scaled, np.full(len(betas), np.inf)
+    matrix, fresh = eye + column[:, None] * curvature, False
     for _ in range(_POLISH):
-        gradient, curvature = landscape.both(-beta * scaled)
-        off = scaled - gradient
-        residual = float(np.linalg.norm(off))
-        done = not residual < least / 2
-        if residual < least:
-            best, least = scaled, residual
-        if done or residual == 0:
+        off = scaled - landscape.adjoint(-column * scaled)
+        residual = np.linalg.norm(off, axis=1)
+        better = residual < least
+        best = np.where(better[:, None], scaled, best)
+        slow, stuck = ~(residual < least / 10), ~(residual < least / 2)
+        least = np.minimum(least, residual)
+        size = np.linalg.norm(best, axis=1)
+        solved = least <= _SOLVED * size
+        solved |= stuck & (fresh | (least <= _ROUNDED * size))
+        if solved.all():
             break
-        matrix = np.eye(len(scaled)) + beta * curvature
-        scaled = scaled - np.linalg.solve(matrix, off)
-    return Equilibrium(landscape, beta, best, least)
+        fresh = bool(np.any(slow & ~solved))
+        if fresh:
+            scaled = best
+            gradient, curvature = landscape.both(-column * scaled)
+            off, matrix = scaled - gradient, eye + column[:, None] * curvature
+        scaled = scaled - np.linalg.solve(matrix, off[..., None])[..., 0]
+    return [
+        Equilibrium(landscape, float(beta), row, float(left))
+        for beta, row, left in zip(betas, best, least, strict=True)
+    ]

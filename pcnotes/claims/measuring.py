@@ -2,19 +2,25 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from .. import learning
+from ..evaluation import Evaluation
+from ..graph import Graph, cut
 from ..rules import Rule
-from ..theory import Array
+from ..selection import At
 from .draw import Draw
-from .networks import Instance, Values
+from .instances import Instance
 from .registry import Measurement, worst
+from .vertices import Values
 
 UNIT = 2.0**-53
 
@@ -24,9 +30,28 @@ UNIT = 2.0**-53
 ROUNDING = 1e-12
 
 
-def all_states(case: Instance, rule: Rule) -> list[learning.State]:
-    """What `infer` yields, step 0 first."""
-    return list(learning.infer(case.network, case.closure, rule, case.at))
+def cut_graph(case: Instance) -> Graph:
+    """The instance as the package cuts it, at all its vertices."""
+    return cut(case.network, case.closure, case.at)
+
+
+def evaluated(
+    case: Instance, values: Mapping[str, Tensor]
+) -> tuple[Evaluation, Values]:
+    """What the package finds at these values, and the errors μ - v there."""
+    at = cut_graph(case).evaluate(values)
+    return at, {i: at.predictions[i] - v for i, v in values.items()}
+
+
+def all_states(
+    case: Instance, rule: Rule, count: int | None = None
+) -> list[learning.State]:
+    """What `infer` yields, step 0 first; or the first `count` of it.
+
+    At the last step of a descent the package may notice that E has grown, and raise.
+    """
+    found = learning.infer(case.network, case.closure, rule, case.at)
+    return list(itertools.islice(found, count))
 
 
 def states(case: Instance, rule: Rule) -> list[Values]:
@@ -36,10 +61,13 @@ def states(case: Instance, rule: Rule) -> list[Values]:
     ]
 
 
-def gradients(case: Instance, rule: Rule) -> dict[str, Tensor]:
-    """What the rule leaves in `.grad` of the parameters."""
+def gradients(case: Instance, rule: Rule, at: At = None) -> dict[str, Tensor]:
+    """What the rule leaves in `.grad` of the parameters, cut everywhere or `at` these.
+
+    at: which modules are vertices, as in `pcnotes.backward`.
+    """
     case.network.zero_grad(set_to_none=True)
-    learning.backward(case.network, case.closure, rule, case.at)
+    learning.backward(case.network, case.closure, rule, at or case.at)
     named = case.network.named_parameters()
     return {name: p.grad for name, p in named if p.grad is not None}
 
@@ -112,10 +140,15 @@ def exactly(share: float) -> Measurement:
 
 def random_values(case: Instance, draw: Draw, spread: float = 1.0) -> Values:
     """v̂ with noise at every hidden vertex."""
+    return scattered(case.feedforward, draw, spread)
+
+
+def scattered(values: Mapping[str, Tensor], draw: Draw, spread: float = 1.0) -> Values:
+    """These values with noise added."""
     generator = draw.generator()
     return {
         i: v + spread * torch.randn(v.shape, generator=generator, dtype=v.dtype)
-        for i, v in case.feedforward.items()
+        for i, v in values.items()
     }
 
 
@@ -125,6 +158,21 @@ def random_errors(case: Instance, draw: Draw) -> Values:
     return {i: v - case.feedforward[i] for i, v in values.items()}
 
 
-def norm(tensor: Tensor | Array) -> float:
+def noise(draw: Draw, *shape: int) -> Tensor:
+    """Independent standard normal numbers."""
+    return torch.randn(shape, generator=draw.generator(), dtype=torch.float64)
+
+
+def largest(values: Mapping[str, Tensor]) -> float:
+    """The largest absolute value."""
+    return max(float(v.detach().abs().max()) for v in values.values())
+
+
+def stacked(values: Mapping[str, Tensor]) -> Tensor:
+    """{vertex: tensor} as one tensor."""
+    return torch.stack(list(values.values()))
+
+
+def norm(tensor: Tensor | NDArray[np.floating[Any]]) -> float:
     """The Euclidean norm over everything."""
     return float(np.linalg.norm(np.asarray(tensor)))

@@ -13,6 +13,7 @@ import torch
 
 from ..evaluation import Errors, Evaluation
 from ..graph import Graph
+from ..rules import Rule
 
 
 @dataclass(frozen=True)
@@ -25,6 +26,17 @@ class Given:
         """Step 0 only."""
         graph.evaluate()
         yield self.errors
+
+
+@dataclass(frozen=True)
+class Dynamics:
+    """A rule without its shortcut: what its steps teach, not what a theorem says."""
+
+    rule: Rule
+
+    def run(self, graph: Graph) -> Iterator[Errors]:
+        """The rule's own steps."""
+        return self.rule.run(graph)
 
 
 @dataclass(frozen=True)

@@ -4,13 +4,12 @@ import json
 import re
 
 import pytest
-from reading import texts
+from reading import PROVED, texts
 
 from tools.house import ROOT
 
 PAGES = texts()
 NOTATION = PAGES["book/appendix/notation.md"]
-PROVED = "theorem|lemma|proposition|corollary"
 
 # What every reader brings along: operations, relations, layout, sets of numbers.
 COMMON = """
@@ -73,8 +72,9 @@ def defined(tex: str) -> set[str]:
 
 def statements() -> list[tuple[str, str, str]]:
     """(page, label, the page's text up to the end of the statement) of each."""
+    kinds = "|".join(PROVED)
     pattern = re.compile(
-        rf"^```\{{prf:(?:{PROVED})\}}[^\n]*\n:label: (\S+)\n(.*?)^```", re.M | re.S
+        rf"^```\{{prf:(?:{kinds})\}}[^\n]*\n:label: (\S+)\n(.*?)^```", re.M | re.S
     )
     return [
         (page, match[1], match.start(2), match.end(2))

@@ -7,7 +7,7 @@ from pathlib import Path
 from urllib.parse import unquote, urldefrag, urlsplit
 
 import pytest
-from reading import parsed, site_pages
+from reading import PROVED, by_id, parsed, site_pages, texts
 
 import pcnotes
 from tools.house import ROOT, SITE, files
@@ -15,16 +15,10 @@ from tools.house import ROOT, SITE, files
 PAGES = site_pages()
 API = "book/appendix/api.html"
 GUIDE = "book/practice/your-model.html"
-PROVED = ("theorem", "lemma", "proposition", "corollary")
 
 
 def test_there_are_pages(site: Path) -> None:
     assert "book/index.html" in PAGES
-
-
-def targets(page: str) -> set[str]:
-    soup = parsed(page)
-    return {tag["id"] for tag in soup.find_all(id=True)}
 
 
 @pytest.mark.parametrize("page", PAGES)
@@ -44,7 +38,7 @@ def test_internal_links_lead_somewhere(page: str) -> None:
             broken.append(link)
         elif anchor and file.suffix == ".html":
             name = file.relative_to(SITE.resolve()).as_posix()
-            if unquote(anchor) not in targets(name):
+            if unquote(anchor) not in by_id(name):
                 broken.append(link)
     assert not broken
 
@@ -75,8 +69,7 @@ def test_style_sheets_find_their_files() -> None:
 
 @pytest.mark.parametrize("page", PAGES)
 def test_ids_are_unique(page: str) -> None:
-    ids = [tag["id"] for tag in parsed(page).find_all(id=True)]
-    assert sorted({name for name in ids if ids.count(name) > 1}) == []
+    assert [name for name, tags in by_id(page).items() if len(tags) > 1] == []
 
 
 @pytest.mark.parametrize("page", PAGES)
@@ -104,12 +97,23 @@ def test_pages_say_what_they_are(page: str) -> None:
     assert soup.html["lang"] == "en"
 
 
+def test_every_solution_is_on_its_page() -> None:
+    found = 0
+    for name, text in texts().items():
+        opened = re.findall(r"\{solution(?:-start)?\}", text)
+        page = Path(name).with_suffix(".html").as_posix()
+        boxes = parsed(page).select("div.admonition.solution")
+        assert len(boxes) == len(opened), name
+        found += len(boxes)
+    assert found, "the book has no exercise"
+
+
 def test_every_proved_statement_shows_its_claim(theorems: list[dict]) -> None:
     for statement in theorems:
         if statement["type"] not in PROVED:
             continue
         page, label = statement["url"].split("#")
-        box = parsed(page).find(id=label)
+        box = by_id(page)[label][0]
         line = box.select_one(".claim")
         assert line, f"{label} has no claim line"
         assert re.match(r"Checked on \d+ .+: worst .+ \(bound .+\)", line.get_text())
@@ -123,7 +127,7 @@ def test_every_proved_statement_shows_its_claim(theorems: list[dict]) -> None:
 def test_every_statement_has_a_permalink(theorems: list[dict]) -> None:
     for statement in theorems:
         page, label = statement["url"].split("#")
-        box = parsed(page).find(id=label)
+        box = by_id(page)[label][0]
         assert box.select_one(".admonition-title a.headerlink")["href"] == f"#{label}"
         assert statement["number"], f"{label} has no number"
 

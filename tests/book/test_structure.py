@@ -4,13 +4,12 @@ import re
 
 import pytest
 import yaml
-from reading import cells, executed, source, texts
+from reading import PROVED, cells, executed, source, texts
 
 from tools.house import ROOT, files, notebooks, project, table_of_contents
 from tools.notebooks import differing
 
 NOTEBOOKS = notebooks()
-PROVED = ("theorem", "lemma", "proposition", "corollary")
 
 
 def test_every_page_is_in_the_table_of_contents_and_the_other_way() -> None:

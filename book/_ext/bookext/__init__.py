@@ -5,7 +5,8 @@
 - `math`        KaTeX at build time, with the macros of book/macros.json
 - `statements`  theorems: their list, permalinks, theorems.json, search by label
 - `claims`      what was measured for each of them, and the line that says so
-- `cite`        a BibTeX entry for each theorem
+- `cite`        BibTeX entries for the book, its chapters and its theorems
+- `citing`      the page that lists those of the book and of its chapters
 - `ledger`      the table of all claims
 - `code`        pages that show the code of the claims
 - `api`         the package's docstrings as a page
@@ -16,10 +17,21 @@ from typing import Any
 
 from sphinx.application import Sphinx
 
-from bookext import address, api, claims, code, ledger, math, pages, statements
+from bookext import (
+    address,
+    api,
+    citing,
+    claims,
+    code,
+    ledger,
+    math,
+    pages,
+    statements,
+)
 
 
 def setup(app: Sphinx) -> dict[str, Any]:
-    for part in (address, math, statements, claims, ledger, code, api, pages):
+    parts = (address, math, statements, claims, citing, ledger, code, api, pages)
+    for part in parts:
         part.setup(app)
     return {"version": "1", "parallel_read_safe": True, "parallel_write_safe": True}

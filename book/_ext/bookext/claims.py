@@ -16,11 +16,10 @@ from sphinx.application import Sphinx
 from sphinx.transforms.post_transforms import SphinxPostTransform
 from sphinx.util import logging
 from sphinx.writers.html5 import HTML5Translator
-from sphinx.writers.latex import LaTeXTranslator
 
 from bookext.cite import bibtex
 from bookext.project import ROOT, project
-from bookext.statements import PROVED, statement_nodes, statements
+from bookext.statements import PROVED, skip, statement_nodes, statements
 
 LOGGER = logging.getLogger(__name__)
 
@@ -88,10 +87,6 @@ def visit_fold(translator: HTML5Translator, node: fold) -> None:
 
 def depart_fold(translator: HTML5Translator, node: fold) -> None:
     translator.body.append("</details>")
-
-
-def skip(translator: LaTeXTranslator, node: nodes.Node) -> None:
-    raise nodes.SkipNode
 
 
 class AddClaimLines(SphinxPostTransform):

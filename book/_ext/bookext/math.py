@@ -72,12 +72,12 @@ def located(visit: Any) -> Any:
     return visit_math
 
 
-class KeepPunctuation(SphinxPostTransform):
-    """Keep what follows a formula without a blank on the formula's line.
+class KeepTogether(SphinxPostTransform):
+    """Keep a short formula on one line, with what follows it without a blank.
 
-    KaTeX sets a formula as a box, and browsers may break a line after any box, so that
-    a comma or the end of "n-th" would start the next line. Long formulas stay as they
-    are: they must be able to break themselves.
+    KaTeX sets a formula as boxes, and browsers may break a line after any box: in the
+    middle of a formula, or before the comma behind it, or before the end of "n-th".
+    Long formulas stay as they are: they must be able to break themselves.
     """
 
     default_priority = 800
@@ -86,25 +86,24 @@ class KeepPunctuation(SphinxPostTransform):
 
     def run(self, **kwargs: Any) -> None:
         for formula in list(self.document.findall(nodes.math)):
-            after = formula.next_node(descend=False, siblings=True)
-            if (
-                not isinstance(after, nodes.Text)
-                or len(formula.astext()) > self.longest
-            ):
+            if len(formula.astext()) > self.longest:
                 continue
-            tail = re.match(r"\S{1,8}(?=\s|$)", after)
-            if tail:
-                parent = formula.parent
-                kept = nodes.inline(classes=["together"])
-                parent.replace(formula, kept)
-                kept += [formula, nodes.Text(tail[0])]
+            after = formula.next_node(descend=False, siblings=True)
+            parent = formula.parent
+            kept = nodes.inline(classes=["together"])
+            parent.replace(formula, kept)
+            kept += formula
+            if not isinstance(after, nodes.Text):
+                continue
+            if tail := re.match(r"\S{1,8}(?=\s|$)", after):
+                kept += nodes.Text(tail[0])
                 # Texts are equal if they read the same: find this one by identity.
                 place = [child is after for child in parent].index(True)
                 parent[place] = nodes.Text(after[tail.end() :])
 
 
 def setup(app: Sphinx) -> None:
-    app.add_post_transform(KeepPunctuation)
+    app.add_post_transform(KeepTogether)
     app.connect("config-inited", prepare)
     inline = (located(katex.html_visit_math), None)
     block = (located(katex.html_visit_displaymath), None)

@@ -123,6 +123,7 @@ def visit_permalink(translator: HTML5Translator, node: permalink) -> None:
 
 
 def skip(translator: LaTeXTranslator, node: nodes.Node) -> None:
+    """In print there is nothing to click."""
     raise nodes.SkipNode
 
 

@@ -7,12 +7,12 @@ import torch
 from numpy.typing import NDArray
 from torch import nn
 
-from .. import theory
-from ..learning import infer
-from ..rules import FixedPrediction
-from .draw import Draw
-from .measuring import exactly
-from .registry import Measurement, claim, worst
+from ... import theory
+from ...learning import infer
+from ...rules import FixedPrediction
+from ..draw import Draw
+from ..measuring import exactly
+from ..registry import Measurement, claim, worst
 
 Float32 = NDArray[np.float32]
 

@@ -9,20 +9,15 @@ from collections.abc import Callable, Sequence
 
 import torch
 
-from .. import theory
-from ..rules import FixedPrediction
-from .draw import Draw
-from .measuring import ROUNDING, exactly, growth, norm, states
-from .networks import (
-    Instance,
-    Values,
-    any_network,
-    furnished,
-    graded_network,
-    random_network,
-)
-from .registry import Measurement, claim, worst
-from .schemes import LocalScheme, Relaxation
+from ... import theory
+from ...rules import FixedPrediction
+from ..draw import Draw
+from ..instances import Instance
+from ..measuring import ROUNDING, exactly, growth, norm, states
+from ..networks import any_network, chain, furnished, graded_network, random_network
+from ..registry import Measurement, claim, worst
+from ..schemes import LocalScheme, Relaxation
+from ..vertices import Values
 
 
 @claim(instances="random levelled graphs", quantity="relative excess")
@@ -86,8 +81,8 @@ def fp_no_faster_local_scheme(draw: Draw) -> Measurement:
 
 def _neighbours(case: Instance) -> set[tuple[str, str]]:
     """(vertex, vertex that it sees): itself, parents, children."""
-    edges = {(child, i) for child, above in case.edges.items() for i in above}
-    return edges | {(i, j) for j, i in edges} | {(i, i) for i in case.hidden}
+    edges = {(c, i) for i, children in case.children.items() for c in children}
+    return edges | {(i, c) for c, i in edges} | {(i, i) for i in case.hidden}
 
 
 def _know_early(case: Instance, sees: set[tuple[str, str]], draw: Draw) -> float:
@@ -191,9 +186,7 @@ def _peak(eta: float, distance: int) -> list[Measurement]:
 @fp_stability.control
 def growth_left_out(draw: Draw) -> Measurement:
     """The bound without its growth: Σ‖δ⁽ʲ⁾‖, as if steps beyond one were harmless."""
-    depth = draw.integer(7, 8)
-    names = [f"v{k}" for k in range(depth)]
-    wiring = {name: tuple(names[k - 1 : k]) for k, name in enumerate(names)}
-    case = furnished(draw, wiring, names[-1:])
+    wiring = chain(draw.integer(7, 8))
+    case = furnished(draw, wiring, [*wiring][-1:])
     eta = draw.uniform(1.75, 1.85)
     return worst(*_transient(case, eta, 30, lambda eta, distance: 1.0))

@@ -13,10 +13,11 @@ from collections.abc import Callable, Sequence
 import numpy as np
 import torch
 
-from .. import theory
-from ..rules import FixedPrediction
-from .draw import Draw
-from .measuring import (
+from ... import theory
+from ...rules import FixedPrediction
+from ..draw import Draw
+from ..instances import Instance
+from ..measuring import (
     ROUNDING,
     all_near,
     differing,
@@ -30,17 +31,10 @@ from .measuring import (
     shares,
     states,
 )
-from .networks import (
-    LOSSES,
-    Instance,
-    Values,
-    any_network,
-    furnished,
-    graded_network,
-    random_network,
-)
-from .registry import Measurement, claim, worst
-from .schemes import Relaxation
+from ..networks import any_network, chain, furnished, graded_network, random_network
+from ..registry import Measurement, claim, worst
+from ..schemes import Relaxation
+from ..vertices import LOSSES, Values
 
 # ---- closed forms --------------------------------------------------------------------
 
@@ -327,8 +321,7 @@ def one_unit_step_fewer(draw: Draw) -> Measurement:
 @fp_finite_termination.control
 def dead_end_kept(draw: Draw) -> Measurement:
     """A dead end is not pruned (the loss looks at it, times zero); any start."""
-    wiring = {"v1": (), "v2": ("v1",), "v3": ("v2",)}
-    case = furnished(draw, wiring, ["v3", "v2"])
+    case = furnished(draw, chain(3), ["v3", "v2"])
     # Without v3, which is a dead end in truth, v2 would be exact after one step.
     case.network.get_parameter("out1.weights").data[0] = 0.0
     found = states(case, Relaxation([1.0], random_errors(case, draw)))[-1]

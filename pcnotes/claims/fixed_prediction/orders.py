@@ -8,16 +8,18 @@ from collections.abc import Callable, Sequence
 import numpy as np
 import torch
 
-from .. import theory
-from ..graph import cut
-from ..rules import FixedPrediction
-from .draw import Draw
-from .measuring import (
+from ... import theory
+from ...rules import FixedPrediction
+from ..draw import Draw
+from ..instances import Instance
+from ..measuring import (
     ROUNDING,
     all_states,
+    cut_graph,
     differing,
     exactly,
     growth,
+    largest,
     near,
     norm,
     random_errors,
@@ -25,9 +27,10 @@ from .measuring import (
     shares,
     states,
 )
-from .networks import Instance, Values, curved, random_network
-from .registry import Measurement, claim, worst
-from .schemes import Asynchronous, PartlyFrozen, Sweeps
+from ..networks import curved, random_network
+from ..registry import Measurement, claim, worst
+from ..schemes import Asynchronous, PartlyFrozen, Sweeps
+from ..vertices import Values
 
 
 @claim(instances="random graphs, orders and starts", quantity="relative error")
@@ -141,7 +144,7 @@ def fp_is_not_descent(draw: Draw) -> Measurement:
 def _feedback(case: Instance) -> theory.Array:
     """M, column by column: what a step from each unit error changes."""
     lin = case.linear
-    graph = cut(case.network, case.closure, case.at)
+    graph = cut_graph(case)
     still = lin.stacked(graph.pull(graph.zeros()))
     columns = [
         lin.stacked(graph.pull(lin.named(unit))) - still for unit in np.eye(len(lin.g))
@@ -191,7 +194,7 @@ def _stays(case: Instance, eta: float, predictions: bool, **live: bool) -> Measu
     rule = PartlyFrozen(predictions, eta=eta, steps=1, start=start, **live)
     # ε is a difference of values, which may be larger, and then a step amplifies it.
     slopes = 1 + norm(case.linear.M), 1 + norm(case.linearise(start).M)
-    larger = max(float(v.abs().max()) for v in start.values()) / case.size
+    larger = largest(start) / case.size
     room = (1 + larger) * slopes[0] * slopes[1]
     return worst(*(near(case, e, case.delta, room) for e in states(case, rule)))
 

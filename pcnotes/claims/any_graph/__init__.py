@@ -1,0 +1,1 @@
+"""Claims of the chapter on any graph: several path lengths, and how to mend them."""

@@ -1,0 +1,1 @@
+"""Claims of the chapter on backpropagation: adjoints, multipliers, work and depth."""

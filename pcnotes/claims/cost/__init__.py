@@ -1,0 +1,1 @@
+"""Claims of the chapter on cost: work, rounds, throughput, memory."""

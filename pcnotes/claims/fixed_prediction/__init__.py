@@ -1,0 +1,1 @@
+"""Claims of the chapter on fixed prediction: what arrives, when, in what order."""

@@ -1,0 +1,1 @@
+"""Claims of the chapter on nudging: equilibria, and how far from backpropagation."""

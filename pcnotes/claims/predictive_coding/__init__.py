@@ -1,0 +1,1 @@
+"""Claims of the chapter on predictive coding: the energy, and what it sees."""

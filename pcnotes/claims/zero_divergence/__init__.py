@@ -1,0 +1,1 @@
+"""Claims of the chapter on zero divergence: the leading edge of live inference."""
