@@ -20,9 +20,9 @@ EXACT = ("exact", "z-il", "fp")
 OTHERS = ("fp-half", "strict", "error", "incremental")
 RULES = (BASELINE, *EXACT, *OTHERS)
 
-# Six candidates for each rule. Who has settings of its own has fewer rates.
-RATES = (0.001, 0.002, 0.004, 0.008, 0.016, 0.032)
-FEWER_RATES = (0.002, 0.008, 0.032)
+# Eight candidates for each rule. Who has settings of its own has fewer rates.
+RATES = (0.0005, 0.001, 0.002, 0.004, 0.008, 0.016, 0.032, 0.064)
+FEWER_RATES = (0.001, 0.004, 0.016, 0.064)
 
 
 @dataclass(frozen=True)
@@ -47,10 +47,10 @@ OWN: dict[str, tuple[Settings, Settings]] = {
 
 
 def candidates(rule: str) -> list[Settings]:
-    """What is tried on the validation part, six for each rule.
+    """What is tried on the validation part, eight for each rule.
 
     >>> {len(candidates(rule)) for rule in ("bp", *OTHERS)}
-    {6}
+    {8}
     """
     if rule not in OWN:
         return [Settings(rate) for rate in RATES]

@@ -121,8 +121,8 @@ def _digits(rows: bool) -> Task:
         x, make = x.view(-1, 8, 8), Rows
     else:
         make = partial(perceptron, 64, WIDTH, WIDTH, WIDTH, 10)
-    parts = _parts(x, y, (700, 400, 697))
-    return Task(*parts, partial(_seeded, make), cross_entropy, _accuracy, 100, 20)
+    parts, epochs = _parts(x, y, (700, 400, 697)), 80 if rows else 60
+    return Task(*parts, partial(_seeded, make), cross_entropy, _accuracy, 100, epochs)
 
 
 def _diabetes() -> Task:
@@ -132,7 +132,7 @@ def _diabetes() -> Task:
     seen = _parts(x, y, DIABETES)[0][1]
     parts = _parts(x, (y - seen.mean()) / seen.std(), DIABETES)
     make = partial(perceptron, 10, 16, 16, 1)
-    return Task(*parts, partial(_seeded, make), mse_loss, _explained, 60, 25)
+    return Task(*parts, partial(_seeded, make), mse_loss, _explained, 60, 60)
 
 
 def _characters() -> Task:
@@ -141,11 +141,11 @@ def _characters() -> Task:
     codes = torch.tensor([snapshot.ALPHABET.index(c) for c in text])
     windows = codes.unfold(0, CONTEXT + 1, 1)
     first, second = len(windows) * 7 // 10, len(windows) * 85 // 100
-    train = _drawn(windows[: first - CONTEXT], 4000)
+    train = _drawn(windows[: first - CONTEXT], 8000)
     validation = _drawn(windows[first : second - CONTEXT], 1000)
     test = _drawn(windows[second:], 3000)
     network = partial(_seeded, characters)
-    return Task(train, validation, test, network, cross_entropy, _bits, 400, 15)
+    return Task(train, validation, test, network, cross_entropy, _bits, 200, 20)
 
 
 def _drawn(windows: Tensor, size: int) -> Pair:
