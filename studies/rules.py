@@ -23,6 +23,8 @@ RULES = (BASELINE, *EXACT, *OTHERS)
 # Eight candidates for each rule. Who has settings of its own has fewer rates.
 RATES = (0.0005, 0.001, 0.002, 0.004, 0.008, 0.016, 0.032, 0.064)
 FEWER_RATES = (0.001, 0.004, 0.016, 0.064)
+# It makes several steps of the optimizer for one of the others.
+LOWER_RATES = (0.00025, 0.001, 0.004, 0.016)
 
 
 @dataclass(frozen=True)
@@ -57,7 +59,7 @@ def candidates(rule: str) -> list[Settings]:
     return [
         Settings(rate, own.step_size, own.steps, own.scale)
         for own in OWN[rule]
-        for rate in FEWER_RATES
+        for rate in (LOWER_RATES if rule == "incremental" else FEWER_RATES)
     ]
 
 

@@ -121,7 +121,7 @@ def _digits(rows: bool) -> Task:
         x, make = x.view(-1, 8, 8), Rows
     else:
         make = partial(perceptron, 64, WIDTH, WIDTH, WIDTH, 10)
-    parts, epochs = _parts(x, y, (700, 400, 697)), 80 if rows else 60
+    parts, epochs = _parts(x, y, (700, 400, 697)), 60 if rows else 40
     return Task(*parts, partial(_seeded, make), cross_entropy, _accuracy, 100, epochs)
 
 
@@ -132,7 +132,7 @@ def _diabetes() -> Task:
     seen = _parts(x, y, DIABETES)[0][1]
     parts = _parts(x, (y - seen.mean()) / seen.std(), DIABETES)
     make = partial(perceptron, 10, 16, 16, 1)
-    return Task(*parts, partial(_seeded, make), mse_loss, _explained, 60, 60)
+    return Task(*parts, partial(_seeded, make), mse_loss, _explained, 60, 50)
 
 
 def _characters() -> Task:
@@ -141,11 +141,11 @@ def _characters() -> Task:
     codes = torch.tensor([snapshot.ALPHABET.index(c) for c in text])
     windows = codes.unfold(0, CONTEXT + 1, 1)
     first, second = len(windows) * 7 // 10, len(windows) * 85 // 100
-    train = _drawn(windows[: first - CONTEXT], 8000)
+    train = _drawn(windows[: first - CONTEXT], 6000)
     validation = _drawn(windows[first : second - CONTEXT], 1000)
     test = _drawn(windows[second:], 3000)
     network = partial(_seeded, characters)
-    return Task(train, validation, test, network, cross_entropy, _bits, 200, 20)
+    return Task(train, validation, test, network, cross_entropy, _bits, 300, 24)
 
 
 def _drawn(windows: Tensor, size: int) -> Pair:

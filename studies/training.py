@@ -46,7 +46,7 @@ from .tasks import Batches, Pair, Task, task
 TASKS = ("digits", "rows", "diabetes", "characters")
 TUNING_SEED = 100
 SEEDS = range(5)
-SWEEP_SEEDS = range(3)
+SWEEP_SEEDS = range(2)
 Part = Literal["tune", "test", "rates", "steps", "nudge", "short", "drift"]
 SWEPT_RATES = (0.0005, 0.002, 0.008, 0.032, 0.128)
 SWEPT_STEPS = (0.1, 0.2, 0.4, 0.8)
