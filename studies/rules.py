@@ -20,11 +20,11 @@ EXACT = ("exact", "z-il", "fp")
 OTHERS = ("fp-half", "strict", "error", "incremental")
 RULES = (BASELINE, *EXACT, *OTHERS)
 
-# Eight candidates for each rule. Who has settings of its own has fewer rates.
-RATES = (0.0005, 0.001, 0.002, 0.004, 0.008, 0.016, 0.032, 0.064)
-FEWER_RATES = (0.001, 0.004, 0.016, 0.064)
+# Ten candidates for each rule. Who has settings of its own has fewer rates.
+RATES = (0.0005, 0.001, 0.002, 0.004, 0.008, 0.016, 0.032, 0.064, 0.128, 0.256)
+FEWER_RATES = (0.001, 0.004, 0.016, 0.064, 0.256)
 # It makes several steps of the optimizer for one of the others.
-LOWER_RATES = (0.00025, 0.001, 0.004, 0.016)
+LOWER_RATES = (0.00025, 0.001, 0.004, 0.016, 0.064)
 
 
 @dataclass(frozen=True)
@@ -49,10 +49,10 @@ OWN: dict[str, tuple[Settings, Settings]] = {
 
 
 def candidates(rule: str) -> list[Settings]:
-    """What is tried on the validation part, eight for each rule.
+    """What is tried on the validation part, ten for each rule.
 
     >>> {len(candidates(rule)) for rule in ("bp", *OTHERS)}
-    {8}
+    {10}
     """
     if rule not in OWN:
         return [Settings(rate) for rate in RATES]

@@ -1,6 +1,6 @@
 """tuning and training: every rule on four small tasks, to where it gets no better.
 
-The protocol. Eight candidates for each rule, with the same weights and order of
+The protocol. Ten candidates for each rule, with the same weights and order of
 batches, are trained for the same number of epochs; the one with the smallest validation
 loss after any epoch is chosen. Rules that are proved to compute BP's gradient have BP's
 candidates and are given BP's choice. Then five other seeds are trained with it; what is
@@ -332,7 +332,7 @@ def tolerance(cell: Cell, key: str, stored: Plain) -> Tolerance:
 
 TUNING = Study(
     name="tuning",
-    about="eight candidates for each rule on four tasks",
+    about="ten candidates for each rule on four tasks",
     cells=tuned,
     measure=measure,
     tolerance=tolerance,

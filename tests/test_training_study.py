@@ -101,10 +101,10 @@ def test_a_network_is_its_seed_and_batches_are_whole(name):
 # The rules and their price
 
 
-def test_every_rule_that_is_tuned_has_eight_candidates():
+def test_every_rule_that_is_tuned_has_ten_candidates():
     for rule in (rules.BASELINE, *rules.OTHERS):
         found = rules.candidates(rule)
-        assert len(found) == len(set(found)) == 8
+        assert len(found) == len(set(found)) == 10
     assert {Cell("tune", "digits", "bp", 1).own} == {Settings(1)}
 
 
@@ -189,7 +189,7 @@ def rows(study, **wanted):
 def test_what_is_reported_was_chosen_by_validation_alone(rule, task):
     tuned = "bp" if rule in rules.EXACT else rule
     candidates = rows("tuning", task=task, rule=tuned)
-    assert len(candidates) == 8
+    assert len(candidates) == 10
 
     def smallest(candidate):
         curve = [v for v in candidate[1]["validation"] if v is not None]
