@@ -316,7 +316,7 @@ def flat(tensors: Any) -> Tensor:
 
 # How far a number of the quick cells may be off on a processor that sums in another
 # order. First weights that were moved by 1e-15 of themselves moved the losses and
-# scores of diabetes by 5e-13 at most. Nothing is promised of the other cells: where
+# scores of diabetes by 4e-12 at most. Nothing is promised of the other cells: where
 # training makes more of a rounding, another machine gives another run.
 ROUNDING = 1e-9
 

@@ -2,6 +2,7 @@
 
 import doctest
 import importlib
+import json
 import math
 import unicodedata
 from itertools import pairwise
@@ -49,6 +50,21 @@ def test_the_command_writes_the_words_of_every_page(tmp_path, monkeypatch, capsy
     for page in snapshot.pages():
         assert snapshot.text(page).strip()[:200] in text
     assert f"{len(snapshot.pages())} pages" in capsys.readouterr().out
+
+
+def test_of_a_notebook_only_what_its_author_wrote_in_words_is_taken(tmp_path):
+    def cell(kind, source, *tags):
+        return {"cell_type": kind, "source": [source], "metadata": {"tags": [*tags]}}
+
+    cells = [
+        cell("markdown", "macros", "generated", "remove-cell"),
+        cell("markdown", "# Words"),
+        cell("code", "import torch"),
+        cell("markdown", "More."),
+    ]
+    page = tmp_path / "page.ipynb"
+    page.write_text(json.dumps({"cells": cells}))
+    assert snapshot.text(page) == "# Words\n\nMore."
 
 
 def test_folding_leaves_the_alphabet_alone():
@@ -202,6 +218,16 @@ def test_what_is_reported_was_chosen_by_validation_alone(rule, task):
         assert at["seed"] != best["seed"]
         own = ("rate", "step_size", "steps", "scale", "optimizer")
         assert [at[k] for k in own] == [best[k] for k in own]
+
+
+def test_backpropagation_and_its_equals_were_trained_until_they_got_no_better():
+    runs = [
+        (at["task"], at["seed"], found["gain"])
+        for at, found in rows("training", part="test")
+        if at["rule"] in (rules.BASELINE, *rules.EXACT)
+    ]
+    late = {run[:2] for run in runs if run[2] is None or run[2] > 0.01}
+    assert len(late) <= 0.05 * len({run[:2] for run in runs})
 
 
 @pytest.mark.parametrize("task", training.TASKS)
