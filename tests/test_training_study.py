@@ -110,8 +110,11 @@ def test_a_network_is_its_seed_and_batches_are_whole(name):
     assert {len(y) for _, y in first} == {task.batch}
     assert len(first) == len(batches) == len(task.train[1]) // task.batch
     assert not torch.equal(first[0][0], second[0][0]), "a new order each time"
-    again = next(iter(tasks.Batches(task.train, task.batch, 5)))
+    again, strange = (
+        next(iter(tasks.Batches(task.train, task.batch, seed))) for seed in (5, 6)
+    )
     assert torch.equal(again[0], first[0][0])
+    assert not torch.equal(strange[0], first[0][0]), "the order is its seed's"
 
 
 # The rules and their price
@@ -147,6 +150,9 @@ def test_the_price_of_a_batch_is_that_of_the_theorem():
 
     steps = 5
     assert price("exact") == (1, 3, 4)
+    # These have a shortcut, of the price of `exact`.
+    for rule, own in (("fp", ()), ("z-il", ()), ("fp-half", (0.5, 4))):
+        assert price(rule, *own)[1] > 3
     for rule in ("strict", "error"):
         assert price(rule, 0.1, steps, 1.0) == (steps + 1, 3 * steps, 4)
     assert price("incremental", 0.1, steps, 1.0) == (
@@ -232,7 +238,8 @@ def test_backpropagation_and_its_equals_were_trained_until_they_got_no_better():
 
 @pytest.mark.parametrize("task", training.TASKS)
 @pytest.mark.parametrize("rule", rules.EXACT)
-def test_exact_rules_begin_on_the_trajectory_of_bp(rule, task):
+def test_exact_rules_stayed_on_the_trajectory_of_bp(rule, task):
+    # Nobody promises this of another machine; the chapter says it of the stored runs.
     pairs = zip(
         rows("training", part="test", task=task, rule="bp"),
         rows("training", part="test", task=task, rule=rule),
@@ -240,7 +247,7 @@ def test_exact_rules_begin_on_the_trajectory_of_bp(rule, task):
     )
     for (one, bp), (other, own) in pairs:
         assert one["seed"] == other["seed"]
-        assert own["validation"][0] == pytest.approx(bp["validation"][0], rel=1e-9)
+        assert own["validation"] == bp["validation"] and own["test"] == bp["test"]
 
 
 def test_trajectories_agree_at_a_small_rate_and_gradients_at_any():
