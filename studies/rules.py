@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from torch import nn
 
@@ -40,25 +40,30 @@ class Settings:
     scale: float | None = None
 
 
-OWN: dict[str, tuple[Settings, Settings]] = {
-    "fp-half": (Settings(0, 0.5, 2), Settings(0, 0.5, 4)),
-    "strict": (Settings(0, 0.2, 4, 1.0), Settings(0, 0.2, 4, 0.1)),
-    "error": (Settings(0, 0.3, 4, 1.0), Settings(0, 0.3, 4, 0.1)),
-    "incremental": (Settings(0, 0.2, 2, 1.0), Settings(0, 0.2, 4, 1.0)),
-}
+def own(enough: int) -> dict[str, tuple[Settings, Settings]]:
+    """Settings of the rules that have some, but for rates. enough: steps of inference
+    in which news of the label can come to every vertex.
+    """
+    half = enough // 2
+    return {
+        "fp-half": (Settings(0, 0.5, half), Settings(0, 0.5, enough)),
+        "strict": (Settings(0, 0.2, enough, 1.0), Settings(0, 0.2, enough, 0.1)),
+        "error": (Settings(0, 0.3, enough, 1.0), Settings(0, 0.3, enough, 0.1)),
+        "incremental": (Settings(0, 0.2, half, 1.0), Settings(0, 0.2, enough, 1.0)),
+    }
 
 
-def candidates(rule: str) -> list[Settings]:
+def candidates(rule: str, enough: int) -> list[Settings]:
     """What is tried on the validation part, ten for each rule.
 
-    >>> {len(candidates(rule)) for rule in ("bp", *OTHERS)}
+    >>> {len(candidates(rule, 4)) for rule in ("bp", *OTHERS)}
     {10}
     """
-    if rule not in OWN:
+    if rule not in OTHERS:
         return [Settings(rate) for rate in RATES]
     return [
-        Settings(rate, own.step_size, own.steps, own.scale)
-        for own in OWN[rule]
+        replace(settings, rate=rate)
+        for settings in own(enough)[rule]
         for rate in (LOWER_RATES if rule == "incremental" else FEWER_RATES)
     ]
 

@@ -91,8 +91,20 @@ def tuned(sources: Sources) -> list[Cell]:
         Cell("tune", name, rule, **asdict(own), seed=TUNING_SEED)
         for name in TASKS
         for rule in (BASELINE, *OTHERS)
-        for own in candidates(rule)
+        for own in candidates(rule, enough(name))
     ]
+
+
+@lru_cache
+def enough(name: str) -> int:
+    """As many steps of inference as the task's graph is deep, and four at least.
+
+    >>> {name: enough(name) for name in TASKS}
+    {'digits': 4, 'rows': 8, 'diabetes': 4, 'characters': 4}
+    """
+    to = task(name)
+    model, (x, y) = to.network(0), to.train
+    return max(4, pc.cut(model, lambda: to.loss(model(x[:1]), y[:1])).depth)
 
 
 @lru_cache(maxsize=1)

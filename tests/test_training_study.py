@@ -122,9 +122,19 @@ def test_a_network_is_its_seed_and_batches_are_whole(name):
 
 def test_every_rule_that_is_tuned_has_ten_candidates():
     for rule in (rules.BASELINE, *rules.OTHERS):
-        found = rules.candidates(rule)
+        found = rules.candidates(rule, 4)
         assert len(found) == len(set(found)) == 10
     assert {Cell("tune", "digits", "bp", 1).own} == {Settings(1)}
+
+
+@pytest.mark.parametrize("name", training.TASKS)
+def test_every_rule_with_steps_may_take_as_many_steps_as_the_graph_is_deep(name):
+    to = tasks.task(name)
+    model, (x, y) = to.network(0), to.train
+    depth = pc.cut(model, lambda: to.loss(model(x[:2]), y[:2])).depth
+    for rule in rules.OTHERS:
+        tried = [own.steps for own in rules.candidates(rule, training.enough(name))]
+        assert max(tried) == max(4, depth)
 
 
 @pytest.mark.parametrize("name", training.TASKS)
