@@ -8,9 +8,9 @@ reported is the test part at the epoch with the smallest validation loss. The op
 is Adam, the arithmetic float64.
 
 Study `tuning` stores the candidates, study `training` reads the choice from there, and
-adds sweeps on the digits: over rates, over steps of inference, over nudges, over
-inference that is cut short; and how far trajectories that agree in exact arithmetic
-drift apart.
+adds: the same with three times the epochs; sweeps on the digits, over rates, over
+steps of inference, over nudges, over inference that is cut short; and how far
+trajectories that agree in exact arithmetic drift apart.
 """
 
 from __future__ import annotations
@@ -47,7 +47,9 @@ TASKS = ("digits", "rows", "diabetes", "characters")
 TUNING_SEED = 100
 SEEDS = range(5)
 SWEEP_SEEDS = range(2)
-Part = Literal["tune", "test", "rates", "steps", "nudge", "short", "drift"]
+Part = Literal["tune", "test", "long", "rates", "steps", "nudge", "short", "drift"]
+# How many times as many epochs the part `long` has.
+LONGER = 3
 SWEPT_RATES = (0.0005, 0.002, 0.008, 0.032, 0.128)
 SWEPT_STEPS = (0.1, 0.2, 0.4, 0.8)
 NUDGES = (0.001, 0.01, 0.1, 1.0)
@@ -133,7 +135,9 @@ def cells(sources: Sources) -> list[Cell]:
         for rule in RULES
         for seed in SEEDS
     ]
-    return [*reported, *_rates(), *_steps(), *_nudges(), *_short(), *_drift()]
+    longer = [replace(c, part="long") for c in reported if c.rule not in EXACT]
+    sweeps = [*_rates(), *_steps(), *_nudges(), *_short()]
+    return [*reported, *longer, *sweeps, *_drift()]
 
 
 def _rates() -> Iterator[Cell]:
@@ -190,6 +194,8 @@ def measure(cell: Cell, sources: Sources) -> Numbers:
     if cell.part == "drift":
         return drift(cell)
     chosen_task = task(cell.task)
+    if cell.part == "long":
+        chosen_task = replace(chosen_task, epochs=LONGER * chosen_task.epochs)
     model = chosen_task.network(cell.seed)
     curves = train(cell, chosen_task, model)
     known = [v for v in curves["validation"] if v is not None]
@@ -199,6 +205,8 @@ def measure(cell: Cell, sources: Sources) -> Numbers:
     at = None if best is None else curves["validation"].index(best)
     score = None if at is None else curves["test"][at]
     last = None if len(known) < chosen_task.epochs else gain(known)
+    if cell.part == "long":
+        return {"best": best, "score": score, "gain": last}
     return {**curves, "score": score, "gain": last} | counts(cell)
 
 
@@ -359,7 +367,7 @@ STUDY = Study(
     measure=measure,
     tolerance=tolerance,
     quick=lambda cell: (
-        (cell.task, cell.seed) == ("diabetes", 0)
+        ((cell.task, cell.seed) == ("diabetes", 0) and cell.part != "long")
         or (cell.part, cell.rule, cell.rate) == ("drift", "z-il", min(DRIFT_RATES))
     ),
 )
