@@ -139,7 +139,7 @@ def _nudged(
     def left(beta: float) -> tuple[float, float]:
         v = ground.clone()
         for _ in range(30):
-            v, step = _newton(lambda u: energy(mu, u) + beta * loss(u), v)
+            v, step = _newton(lambda u: energy(mu, u), lambda u: beta * loss(u), v)
             if step < 1e-14 * (1 + norm(v)):
                 break
         value = (float(energy(mu, v)) + beta * float(loss(v))) / beta
@@ -154,9 +154,19 @@ def _nudged(
     ]
 
 
-def _newton(function: Callable[[Tensor], Tensor], v: Tensor) -> tuple[Tensor, float]:
-    slope = torch.autograd.functional.jacobian(function, v)
-    matrix = torch.autograd.functional.hessian(function, v)
+def _newton(
+    blind: Callable[[Tensor], Tensor], seen: Callable[[Tensor], Tensor], v: Tensor
+) -> tuple[Tensor, float]:
+    """A step for blind + seen, where the slope of blind sums to zero.
+
+    That sum is rounding. It is left out: along constants only `seen` has curvature, so
+    little of it that dividing by it would turn rounding into distance.
+    """
+    first, second = (
+        torch.autograd.functional.jacobian(function, v) for function in (blind, seen)
+    )
+    slope = first - first.mean() + second
+    matrix = torch.autograd.functional.hessian(lambda u: blind(u) + seen(u), v)
     step = torch.linalg.solve(matrix, slope)
     return v - step, norm(step)
 
