@@ -51,9 +51,9 @@ FACTOR = 10.0
 
 # ---- fixed prediction, translation-invariant energies --------------------------------
 
-# Where the factors of a step are at most r, n of them leave Σ_j C(n, j) r^(n-j) (3‖M‖)^j
-# of the error at most, j < K ≤ 6: with r = 0.35 (steps of 0.65, curvature between one
-# and two) eighty leave 1e-26 and powers of ‖M‖; with r = 1/3 less.
+# Where the factors of a step are at most r, n of them leave Σ_j C(n, j) r^(n-j)
+# (3‖M‖)^j of the error at most, j < K ≤ 6. Curvature between one and two
+# and steps of 0.65 have r = 0.35; eighty of them leave 1e-26 times powers of ‖M‖.
 _STEPS = 80
 
 
@@ -187,7 +187,9 @@ def fp_any_precision(draw: Draw) -> Measurement:
     ]
     lessons = gradients(case, rest)
     # ε is a difference of values, and Π at most doubles its roundings.
-    largest = max(float(v.abs().max()) for v in (*last.values.values(), *start.values()))
+    largest = max(
+        float(v.abs().max()) for v in (*last.values.values(), *start.values())
+    )
     held = 2 * (1 + largest / case.size)
     return worst(
         near(case, xi, case.delta, held),
