@@ -68,7 +68,7 @@ def cells(sources: Sources) -> list[Cell]:
     data = sources.label("mnist")
     both = ("float32", "float64")
     training = [("mse", rule) for rule in ("bp", "strict", "fixed", "unit")]
-    training += [("mse", "torch2pc")]
+    training += [("mse", "figure1")]
     training += [
         ("ce", rule) for rule in ("bp", "fixed", "unit", "value", "value-unit")
     ]
@@ -171,7 +171,7 @@ TRAINED_BY: dict[str, pc.Rule] = {
     "value-unit": ValueForm(1.0, 4),
 }
 STEP_SIZES = {"bp": 1.0, "strict": 0.1, "fixed": 0.1, "unit": 1.0}
-STEP_SIZES |= {"value": 0.1, "value-unit": 1.0, "torch2pc": 0.1}
+STEP_SIZES |= {"value": 0.1, "value-unit": 1.0, "figure1": 0.1}
 
 
 def training(cell: Cell, sources: Sources) -> Numbers:
@@ -184,8 +184,9 @@ def training(cell: Cell, sources: Sources) -> Numbers:
         closure = loss_of(cell.what, net, x, y)
         truth = torch.autograd.grad(closure(), list(net.parameters()))
         optimizer.zero_grad()
-        if cell.rule == "torch2pc":
-            losses.append(stored_values(net, criterion(cell.what, y, x.dtype), x))
+        if cell.rule == "figure1":
+            told = criterion(cell.what, y, x.dtype)
+            losses.append(stored_values(net, told, x, as_in_2021=True))
         else:
             rule = TRAINED_BY[cell.rule]
             losses.append(float(pc.backward(net, closure, rule, at="*")))
@@ -202,30 +203,36 @@ def stored_values(
     net: nn.Sequential,
     loss: Callable[[Tensor], Tensor],
     x: Tensor,
+    as_in_2021: bool = False,
     step_size: float = 0.1,
     steps: int = 20,
 ) -> float:
     """Strict predictive coding as Torch2PC's `Strict` computes it; the loss.
 
     The values are stored and ε is a difference; the parameters learn from the errors of
-    the last state but one, the output's included, at the values of the last.
+    the last state but one, the output's included, at the values of the last. Up to
+    commit d345a56, when Figure 1 was made, the values went up the loss (there hidden
+    ε = v - μ) and the parameters learned at the feed-forward values.
     """
-    values = [x]
+    start = [x]
     for block in net:
-        values.append(block(values[-1]).detach())
-    begin = float(loss(values[-1]).detach())
+        start.append(block(start[-1]).detach())
+    values, sign = list(start), -1 if as_in_2021 else 1
     for _ in range(steps):
         at = [v.detach().requires_grad_() for v in values[:-1]]
         mu = [block(v) for block, v in zip(net, at, strict=True)]
         (told,) = torch.autograd.grad(loss(mu[-1]), mu[-1], retain_graph=True)
-        errors = [m.detach() - v for m, v in zip(mu[:-1], values[1:-1], strict=True)]
+        errors = [
+            sign * (m.detach() - v) for m, v in zip(mu[:-1], values[1:-1], strict=True)
+        ]
         errors.append(told)
         asked = torch.autograd.grad(mu[1:], at[1:], errors[1:])
         for k, a in enumerate(asked):
-            values[k + 1] = values[k + 1] + step_size * (errors[k] - a)
-    for block, v, error in zip(net, values, errors, strict=False):
+            values[k + 1] = values[k + 1] + sign * step_size * (errors[k] - a)
+    there = start if as_in_2021 else values
+    for block, v, error in zip(net, there, errors, strict=False):
         block(v).backward(error)
-    return begin
+    return float(loss(start[-1]))
 
 
 def inference(cell: Cell, sources: Sources) -> Numbers:

@@ -2,9 +2,9 @@
 
     PCNOTES_PEERS=…/Torch2PC python -m studies.torch2pc
 
-writes `studies/results/torch2pc.json`: gradients, and what they take in time. Nothing of
-Torch2PC is kept here: it has no licence. A study's tests must pass without it, so this
-is not one of them.
+writes `studies/results/torch2pc.json`: gradients, and what they take in time. Nothing
+of Torch2PC is kept here: it has no licence. A study's tests must pass without it, so
+this is not one of them.
 """
 
 from __future__ import annotations
@@ -118,7 +118,8 @@ def compare(module: ModuleType, dtype: str, updates: int) -> Iterable[dict[str, 
         for name, rule in rules.items():
             net.zero_grad()
             if rule is None:
-                stored_values(net, criterion("ce", y, x.dtype), x, eta, steps)
+                loss = criterion("ce", y, x.dtype)
+                stored_values(net, loss, x, step_size=eta, steps=steps)
             else:
                 pc.backward(net, closure, rule, at="*")
             ours = weights(net, gradients(net))
