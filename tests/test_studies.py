@@ -957,7 +957,8 @@ def test_stored_changes_on_xor_come_near_the_gradient_with_the_variance():
         for given, numbers in cells_of_reproductions(part="xor", rule="strict")
     }
     relative = [found[v]["relative"][1] for v in ("1", "10", "100")]
-    assert relative[0] > 5 * relative[1] > 25 * relative[2] > 0
+    assert relative[0] > relative[1]
+    assert 8 < relative[1] / relative[2] < 10  # first order in 1/variance
 
 
 def test_stored_training_by_unit_steps_is_backpropagation():
