@@ -15,7 +15,7 @@ from ..measuring import ROUNDING, exactly, states
 from ..networks import any_network, chain
 from ..registry import Measurement, claim, worst
 from ..vertices import Wiring
-from .ages import Aged, live, with_shortcut
+from .ages import Aged, live
 from .whole import Weights, linear_network, of_one_sign
 
 # ---- to first order in the loss ------------------------------------------------------
@@ -50,8 +50,8 @@ def _derivative(
     curvature = eye - M - M.T + (M @ M.T if coparents else 0)
     expected = _displaced(curvature, g, step, steps)
     if of_errors:
-        live = theory.live_errors(M, g, steps)[-1]
-        expected = live if predictions else lin.parts[:steps].sum(0)
+        limit = theory.live_errors(M, g, steps)[-1]
+        expected = limit if predictions else lin.parts[:steps].sum(0)
     direction = torch.randn(len(g), generator=draw.generator(), dtype=torch.float64)
     found = _slope(case, case.named(direction), step, steps, of_errors)
     # Roundings are relative to the terms, which may cancel: the same sums of sizes.
@@ -112,13 +112,20 @@ def _of_one_sign(draw: Draw) -> Instance:
 @weak_loss.control
 def co_parents_left_out(draw: Draw) -> Measurement:
     """H without MJ: a child's error does not move its parents."""
-    return _derivative(with_shortcut(draw), draw, 1.0, False, coparents=False)
+    return _derivative(_with_shortcut(draw), draw, 1.0, False, coparents=False)
 
 
 @weak_loss.control
 def predictions_stand_still(draw: Draw) -> Measurement:
     """Σ δ⁽ʲ⁾ alone, as if a moved parent did not change a prediction."""
-    return _derivative(with_shortcut(draw), draw, 1.0, True, predictions=False)
+    return _derivative(_with_shortcut(draw), draw, 1.0, True, predictions=False)
+
+
+def _with_shortcut(draw: Draw) -> Instance:
+    """A linear chain whose first vertex feeds the loss too."""
+    wiring = chain(draw.integer(4, 6))
+    ends = ["v1", list(wiring)[-1]]
+    return linear_network(wiring, ends, of_one_sign(draw, wiring, ends))
 
 
 # ---- the light cone is sharp ---------------------------------------------------------
@@ -178,9 +185,7 @@ def _along_shortest_ways(case: Instance) -> dict[str, float]:
 @light_cone_sharp.control
 def directed_distances(draw: Draw) -> Measurement:
     """d_min in place of the moral distance, with a shortcut to the loss above."""
-    wiring = chain(draw.integer(4, 6))
-    ends = ["v1", list(wiring)[-1]]
-    case = linear_network(wiring, ends, of_one_sign(draw, wiring, ends))
+    case = _with_shortcut(draw)
     return _first_moves(case, 1.0, case.distances[0])
 
 
