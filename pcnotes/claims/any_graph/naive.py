@@ -13,7 +13,7 @@ from ..networks import any_network, chain, curved, furnished, tame
 from ..registry import Measurement, claim, worst
 from ..vertices import Wiring
 from .ages import Aged, drawn, live
-from .whole import Weights, linear_network, of_one_sign
+from .whole import Weights, linear_network, of_one_sign, sideways
 
 
 @claim(instances="random graphs and ages", quantity="relative error, or share wrong")
@@ -28,10 +28,13 @@ def naive_z_il_criterion(draw: Draw) -> Measurement:
     case = tame(any_network(draw))
     edges, ends = case.edges, case.loss_parents
     clear = theory.clear(edges, ends)
+    wiring, read = sideways(draw)
+    weights = of_one_sign(draw, wiring, read)
     return worst(
         _right_at(case, clear, draw, still=True),
         exactly(float((len(clear) == len(edges)) != _graded(case))),
         _off_by_the_formula(edges, ends, of_one_sign(draw, edges, ends), clear),
+        _off_by_the_formula(wiring, read, weights, theory.clear(wiring, read)),
         _too_early(case),
     )
 

@@ -16,7 +16,7 @@ from ..networks import any_network, chain
 from ..registry import Measurement, claim, worst
 from ..vertices import Wiring
 from .ages import Aged, live
-from .whole import Weights, linear_network, of_one_sign
+from .whole import Weights, linear_network, of_one_sign, sideways
 
 # ---- to first order in the loss ------------------------------------------------------
 
@@ -138,7 +138,10 @@ def light_cone_sharp(draw: Draw) -> Measurement:
     Runs in exact arithmetic, with steps that are powers of two: no value has moved
     before, and by then it has moved by what its shortest ways to the loss say.
     """
-    return _first_moves(_of_one_sign(draw), draw.choice([1.0, 0.5, -1.0]))
+    step = draw.choice([1.0, 0.5, -1.0])
+    wiring, ends = sideways(draw)
+    aside = linear_network(wiring, ends, of_one_sign(draw, wiring, ends))
+    return worst(_first_moves(_of_one_sign(draw), step), _first_moves(aside, step))
 
 
 def _first_moves(

@@ -8,6 +8,7 @@ import torch
 
 from ..draw import Draw
 from ..instances import Instance
+from ..networks import chain
 from ..vertices import LOSSES, Network, Vertex, Wiring
 
 # {(parent, child): weight}; the loss is a child of the name "loss".
@@ -37,3 +38,15 @@ def of_one_sign(draw: Draw, wiring: Wiring, ends: Sequence[str]) -> Weights:
     """
     inner = {(j, c): -draw.integer(1, 2) for c, above in wiring.items() for j in above}
     return {**inner, **{(j, "loss"): draw.integer(1, 2) for j in ends}}
+
+
+def sideways(draw: Draw) -> tuple[Wiring, list[str]]:
+    """A chain, and a parent of the loss that is a co-parent of one of its vertices.
+
+    The news goes sideways, faster than along any edge; random graphs rarely have that.
+    """
+    length = draw.integer(3, 5)
+    meet = f"v{draw.integer(2, length - 1)}"
+    wiring: Wiring = {"side": (), **chain(length)}
+    wiring[meet] += ("side",)
+    return wiring, ["side", f"v{length}"]
