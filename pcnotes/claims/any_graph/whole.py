@@ -41,12 +41,18 @@ def of_one_sign(draw: Draw, wiring: Wiring, ends: Sequence[str]) -> Weights:
 
 
 def sideways(draw: Draw) -> tuple[Wiring, list[str]]:
-    """A chain, and a parent of the loss that is a co-parent of one of its vertices.
+    """A chain, a parent of the loss that joins it, and a branch from just above.
 
-    The news goes sideways, faster than along any edge; random graphs rarely have that.
+    The news reaches the vertex above both sideways, faster than along any edge, and so
+    spoils the branch, which the parent of the loss does not touch. Random graphs rarely
+    have that.
     """
     length = draw.integer(3, 5)
-    meet = f"v{draw.integer(2, length - 1)}"
+    meet = draw.integer(2, length - 1)
+    branch = [f"w{k}" for k in range(meet, length + 1)]
     wiring: Wiring = {"side": (), **chain(length)}
-    wiring[meet] += ("side",)
-    return wiring, ["side", f"v{length}"]
+    wiring[f"v{meet}"] += ("side",)
+    wiring |= dict(
+        zip(branch, [(f"v{meet - 1}",), *((w,) for w in branch[:-1])], strict=True)
+    )
+    return wiring, ["side", f"v{length}", branch[-1]]
