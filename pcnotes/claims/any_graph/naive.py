@@ -16,7 +16,7 @@ from .ages import Aged, drawn, live
 from .whole import Weights, linear_network, of_one_sign, sideways
 
 
-@claim(instances="random graphs and ages", quantity="relative error, or share wrong")
+@claim(instances="random graphs and ages", quantity="relative error")
 def naive_z_il_criterion(draw: Draw) -> Measurement:
     """Z-IL without identity vertices is right at the clear vertices, and at no other.
 

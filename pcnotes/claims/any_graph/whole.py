@@ -34,7 +34,8 @@ def linear_network(wiring: Wiring, ends: Sequence[str], weights: Weights) -> Ins
 def of_one_sign(draw: Draw, wiring: Wiring, ends: Sequence[str]) -> Weights:
     """-1 or -2 on every edge, 1 or 2 on those to the loss: no two terms cancel.
 
-    Six vertices with such weights stay below 121⁷ < 2⁵³ in seven steps.
+    Six vertices with such weights stay below 121⁷ < 2⁵³ in seven steps, and the larger,
+    sparse graphs of these claims far below.
     """
     inner = {(j, c): -draw.integer(1, 2) for c, above in wiring.items() for j in above}
     return {**inner, **{(j, "loss"): draw.integer(1, 2) for j in ends}}
