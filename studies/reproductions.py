@@ -1,7 +1,8 @@
 """reproductions: what papers report of predictive coding, measured again.
 
 Rosenbaum's network while it learns, and its gradients step by step of inference; the
-convergence of Millidge's networks; Z-IL with and without identity vertices.
+convergence of Millidge's networks; Z-IL with and without identity vertices; XOR as in
+Whittington and Bogacz' program.
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ from torch.nn import functional
 
 import pcnotes as pc
 
-from . import architectures
+from . import architectures, exclusive_or
 from .architectures import Case, InTurn, Naive
 from .plateau import BATCH, RATE, ValueForm, flat, network
 from .sources import Sources
@@ -31,7 +32,8 @@ UPDATES, UPDATES_STRICT = 200, 100
 STEPS = {0.1: 400, 0.2: 200, 0.5: 100, 1.0: 100}
 # For strict inference, near the largest stable step: until it has arrived.
 LONG = {0.25: 640}
-LENGTHS = (1, 2, 5, 10, 20)
+# `lstm_numerical_checks.py` goes on to 200; the work grows with the square.
+LENGTHS = (1, 2, 5, 10, 20, 30, 50)
 ZOO = (
     "perceptron-wide",
     "cnn",
@@ -66,9 +68,11 @@ def cells(sources: Sources) -> list[Cell]:
     data = sources.label("mnist")
     both = ("float32", "float64")
     training = [("mse", rule) for rule in ("bp", "strict", "fixed", "unit")]
-    training += [("ce", rule) for rule in ("bp", "fixed", "unit")]
-    updates = dict.fromkeys(TRAINED_BY, UPDATES) | {"strict": UPDATES_STRICT}
-    sizes = {"bp": 1.0, "strict": 0.1, "fixed": 0.1, "unit": 1.0}
+    training += [("mse", "figure1")]
+    training += [
+        ("ce", rule) for rule in ("bp", "fixed", "unit", "value", "value-unit")
+    ]
+    updates = dict.fromkeys(STEP_SIZES, UPDATES) | {"strict": UPDATES_STRICT}
     inference = [
         ("mse", "strict"),
         ("mse", "figure2"),
@@ -77,7 +81,13 @@ def cells(sources: Sources) -> list[Cell]:
     ]
     return [
         *(
-            Cell("training", loss, rule, sizes[rule], "float32", updates[rule], data)
+            Cell(
+                "training",
+                loss,
+                *(rule, STEP_SIZES[rule], "float32"),
+                updates[rule],
+                data,
+            )
             for loss, rule in training
         ),
         Cell("training", "ce", "unit", 1.0, "float32", 4, data),
@@ -109,6 +119,15 @@ def cells(sources: Sources) -> list[Cell]:
             for rule in ("value", "error")
             for dtype in both
         ),
+        *(
+            Cell(
+                "xor", variance, rule, *(exclusive_or.STEP_SIZE, "float64"), 2000, "xor"
+            )
+            for variance, rule in [
+                ("none", "bp"),
+                *((v, "strict") for v in ("1", "10", "100")),
+            ]
+        ),
     ]
 
 
@@ -119,10 +138,16 @@ def measure(cell: Cell, sources: Sources) -> Numbers:
 
 def loss_of(kind: str, net: nn.Module, x: Tensor, y: Tensor) -> Callable[[], Tensor]:
     """The mean squared error to one-hot labels, or the cross-entropy."""
+    loss = criterion(kind, y, x.dtype)
+    return lambda: loss(net(x))
+
+
+def criterion(kind: str, y: Tensor, dtype: torch.dtype) -> Callable[[Tensor], Tensor]:
+    """The same, as a function of the outputs."""
     if kind == "ce":
-        return lambda: functional.cross_entropy(net(x), y)
-    target = functional.one_hot(y, 10).to(x.dtype)
-    return lambda: functional.mse_loss(net(x), target)
+        return lambda outputs: functional.cross_entropy(outputs, y)
+    target = functional.one_hot(y, 10).to(dtype)
+    return lambda outputs: functional.mse_loss(outputs, target)
 
 
 def batches(sources: Sources, seed: int) -> Iterator[tuple[Tensor, Tensor]]:
@@ -142,7 +167,11 @@ TRAINED_BY: dict[str, pc.Rule] = {
     "strict": pc.Strict(0.1, 20),
     "fixed": pc.FixedPrediction(0.1, 19),
     "unit": pc.FixedPrediction(1.0, 4),
+    "value": ValueForm(0.1, 19),
+    "value-unit": ValueForm(1.0, 4),
 }
+STEP_SIZES = {"bp": 1.0, "strict": 0.1, "fixed": 0.1, "unit": 1.0}
+STEP_SIZES |= {"value": 0.1, "value-unit": 1.0, "figure1": 0.1}
 
 
 def training(cell: Cell, sources: Sources) -> Numbers:
@@ -155,7 +184,12 @@ def training(cell: Cell, sources: Sources) -> Numbers:
         closure = loss_of(cell.what, net, x, y)
         truth = torch.autograd.grad(closure(), list(net.parameters()))
         optimizer.zero_grad()
-        losses.append(float(pc.backward(net, closure, TRAINED_BY[cell.rule], at="*")))
+        if cell.rule == "figure1":
+            told = criterion(cell.what, y, x.dtype)
+            losses.append(stored_values(net, told, x, as_in_2021=True))
+        else:
+            rule = TRAINED_BY[cell.rule]
+            losses.append(float(pc.backward(net, closure, rule, at="*")))
         layers.add(weights(net, truth), weights(net, gradients(net)))
         optimizer.step()
     x, y = sources.images("mnist", "test")
@@ -163,6 +197,42 @@ def training(cell: Cell, sources: Sources) -> Numbers:
         loss = float(loss_of(cell.what, net, x, y)())
         accuracy = float((net(x).argmax(1) == y).double().mean())
     return {"losses": losses, **layers.said(), "test": loss, "accuracy": accuracy}
+
+
+def stored_values(
+    net: nn.Sequential,
+    loss: Callable[[Tensor], Tensor],
+    x: Tensor,
+    as_in_2021: bool = False,
+    step_size: float = 0.1,
+    steps: int = 20,
+) -> float:
+    """Strict predictive coding as Torch2PC's `Strict` computes it; the loss.
+
+    The values are stored and ε is a difference; the parameters learn from the errors of
+    the last state but one, the output's included, at the values of the last. Up to
+    commit d345a56, when Figure 1 was made, the values went up the loss (there hidden
+    ε = v - μ) and the parameters learned at the feed-forward values.
+    """
+    start = [x]
+    for block in net:
+        start.append(block(start[-1]).detach())
+    values, sign = list(start), -1 if as_in_2021 else 1
+    for _ in range(steps):
+        at = [v.detach().requires_grad_() for v in values[:-1]]
+        mu = [block(v) for block, v in zip(net, at, strict=True)]
+        (told,) = torch.autograd.grad(loss(mu[-1]), mu[-1], retain_graph=True)
+        errors = [
+            sign * (m.detach() - v) for m, v in zip(mu[:-1], values[1:-1], strict=True)
+        ]
+        errors.append(told)
+        asked = torch.autograd.grad(mu[1:], at[1:], errors[1:])
+        for k, a in enumerate(asked):
+            values[k + 1] = values[k + 1] + sign * step_size * (errors[k] - a)
+    there = start if as_in_2021 else values
+    for block, v, error in zip(net, there, errors, strict=False):
+        block(v).backward(error)
+    return float(loss(start[-1]))
 
 
 def inference(cell: Cell, sources: Sources) -> Numbers:
@@ -382,12 +452,42 @@ def convolutions(cell: Cell, sources: Sources) -> Numbers:
     return watch(case, relaxation(cell, 100), checkpoints(100))
 
 
+def xor(cell: Cell, sources: Sources) -> Numbers:
+    """what: the variance of the output. rmse, quartiles: by every EVERY epochs.
+
+    learned: how many of RUNS runs have an rmse below 0.1 there. relative, angle: of the
+    changes and backpropagation's, at the start: quartiles over the runs.
+    """
+    variance = None if cell.rule == "bp" else float(cell.what)
+    found: list[Tensor] = []
+    parts: dict[str, list[float]] = {}
+    for p in exclusive_or.learning(cell.seed, variance):
+        if not found and variance is not None:
+            relative, angle = exclusive_or.apart(p, variance)
+            parts = {"relative": quartiles(relative), "angle": quartiles(angle)}
+        found.append(exclusive_or.rmse(p))
+    return {
+        "first": [r[: exclusive_or.SHOWN].tolist() for r in found],
+        "quartiles": [quartiles(r) for r in found],
+        "learned": [int((r < 0.1).sum()) for r in found],
+        **parts,
+    }
+
+
+def quartiles(x: Tensor) -> list[float]:
+    """Low, median, high."""
+    at = torch.tensor([0.25, 0.5, 0.75], dtype=x.dtype)
+    found: list[float] = torch.quantile(x, at).tolist()
+    return found
+
+
 PARTS: dict[str, Callable[[Cell, Sources], Numbers]] = {
     "training": training,
     "inference": inference,
     "zil": zil,
     "sequence": sequence,
     "images": convolutions,
+    "xor": xor,
 }
 
 

@@ -2,8 +2,9 @@
 
     PCNOTES_PEERS=…/Torch2PC python -m studies.torch2pc
 
-writes `studies/results/torch2pc.json`. Nothing of Torch2PC is kept here: it has no
-licence. A study's tests must pass without it, so this is not one of them.
+writes `studies/results/torch2pc.json`: gradients, and what they take in time. Nothing
+of Torch2PC is kept here: it has no licence. A study's tests must pass without it, so
+this is not one of them.
 """
 
 from __future__ import annotations
@@ -12,8 +13,10 @@ import contextlib
 import hashlib
 import importlib.util
 import io
+import statistics
 import sys
-from collections.abc import Iterable, Sequence
+import time
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -26,7 +29,16 @@ from bench import peers
 
 from . import results
 from .plateau import ValueForm, flat, network
-from .reproductions import UPDATES, batches, gradients, loss_of, trained, weights
+from .reproductions import (
+    UPDATES,
+    batches,
+    criterion,
+    gradients,
+    loss_of,
+    stored_values,
+    trained,
+    weights,
+)
 from .sources import Sources
 from .study import plain
 
@@ -48,18 +60,19 @@ PAIRS: dict[tuple[str, float, int], dict[str, Any]] = {
         "ZIL": pc.ZIL(),
     },
     ("Strict", ETA, STEPS): {
-        f"Strict, {n} steps": pc.Strict(ETA, n) for n in (STEPS - 1, STEPS)
+        **{f"Strict, {n} steps": pc.Strict(ETA, n) for n in (STEPS - 1, STEPS)},
+        "stored values": None,
     },
 }
 
 
 def main() -> int:
     """Exit status 2 if there is no checkout."""
-    found = [f.path for f in peers.find() if f.peer.name == "Torch2PC" and f.path]
-    if not found:
+    folders = [f.path for f in peers.find() if f.peer.name == "Torch2PC" and f.path]
+    if not folders:
         print(f"no Torch2PC: {peers.VARIABLE} must name a checkout", file=sys.stderr)
         return 2
-    file = found[0] / "TorchSeq2PC.py"
+    file = folders[0] / "TorchSeq2PC.py"
     torch.set_num_threads(1)
     rows = [
         row
@@ -71,7 +84,8 @@ def main() -> int:
     blob = hashlib.sha1(b"blob %d\0" % len(content) + content).hexdigest()
     machine = results.machine("python -m studies.torch2pc")
     peer = {"file": file.name, "blob": blob, "commit": KNOWN.get(blob)}
-    results.write(FILE, {"peer": peer, "machine": machine, "rows": plain(rows, "rows")})
+    found: dict[str, Any] = {"rows": rows, "times": times(load(file))}
+    results.write(FILE, {"peer": peer, "machine": machine, **plain(found, "found")})
     print(f"written: {FILE}")
     return 0
 
@@ -103,7 +117,11 @@ def compare(module: ModuleType, dtype: str, updates: int) -> Iterable[dict[str, 
         theirs = weights(net, gradients(net))
         for name, rule in rules.items():
             net.zero_grad()
-            pc.backward(net, closure, rule, at="*")
+            if rule is None:
+                loss = criterion("ce", y, x.dtype)
+                stored_values(net, loss, x, step_size=eta, steps=steps)
+            else:
+                pc.backward(net, closure, rule, at="*")
             ours = weights(net, gradients(net))
             yield {
                 "dtype": dtype,
@@ -119,6 +137,47 @@ def compare(module: ModuleType, dtype: str, updates: int) -> Iterable[dict[str, 
                 "theirs_bp": distance(theirs, truth),
                 "ours_bp": distance(ours, truth),
             }
+
+
+ROUNDS = 15
+
+
+def times(module: ModuleType) -> dict[str, list[float]]:
+    """As `CompareRuntimesOnMNIST.ipynb`, without the loading and the optimiser.
+
+    Quartiles of the process time over backpropagation's in the same round.
+    """
+    net = network(0).float()
+    x, y = next(batches(Sources(), 0))
+    loss = criterion("mse", y, x.dtype)
+    closure = loss_of("mse", net, x, y)
+
+    def theirs(mode: str, eta: float, steps: int) -> Callable[[], object]:
+        return lambda: module.PCInfer(net, lambda o, _: loss(o), x, y, mode, eta, steps)
+
+    def ours(rule: pc.Rule) -> Callable[[], object]:
+        return lambda: pc.backward(net, closure, rule, at="*")
+
+    ways = {
+        "bp": lambda: closure().backward(),
+        "Torch2PC strict": theirs("Strict", ETA, STEPS),
+        "Torch2PC fixed": theirs("FixedPred", ETA, STEPS),
+        "Torch2PC unit": theirs("FixedPred", 1.0, len(net)),
+        "pcnotes strict": ours(pc.Strict(ETA, STEPS)),
+        "pcnotes fixed": ours(pc.FixedPrediction(ETA, STEPS)),
+        "pcnotes unit": ours(pc.FixedPrediction()),
+    }
+    ratios: dict[str, list[float]] = {way: [] for way in ways}
+    for _ in range(ROUNDS + 1):
+        seconds = {}
+        for way, call in ways.items():
+            net.zero_grad()
+            before = time.process_time()
+            call()
+            seconds[way] = time.process_time() - before
+        for way in ways:
+            ratios[way].append(seconds[way] / seconds["bp"])
+    return {way: statistics.quantiles(r[1:], n=4) for way, r in ratios.items()}
 
 
 def distance(found: Sequence[Tensor], truth: Sequence[Tensor]) -> float:

@@ -22,7 +22,14 @@ from torch import nn
 import pcnotes as pc
 import studies.__main__ as program
 from pcnotes import theory
-from studies import architectures, plateau, reproductions, results, running
+from studies import (
+    architectures,
+    exclusive_or,
+    plateau,
+    reproductions,
+    results,
+    running,
+)
 from studies.journal import BusyError, Journal
 from studies.running import INTERRUPTED, Order, run
 from studies.sources import Sources
@@ -885,6 +892,73 @@ def test_figure_2_goes_up_the_loss_and_learns_at_the_feed_forward_values():
     truth = torch.autograd.grad(closure(), net[1].weight)[0]
     off = ((e1.T @ v0 - truth).norm() / truth.norm()).detach()
     assert found["errors"][1][1] == pytest.approx(float(off), rel=1e-10)
+
+
+@pytest.mark.parametrize("as_in_2021", [False, True])
+def test_stored_values_are_torch2pc_s_strict_steps(as_in_2021):
+    torch.manual_seed(0)
+    eta, sign = 0.1, -1 if as_in_2021 else 1
+    widths = ((6, 5), (5, 4), (4, 3))
+    net = nn.Sequential(*(nn.Linear(*w, dtype=torch.float64) for w in widths))
+    x, y = torch.randn(7, 6).double(), torch.randn(7, 3).double()
+    reproductions.stored_values(
+        net, lambda out: (out - y).square().sum() / 2, x, as_in_2021, eta, 2
+    )
+    with torch.no_grad():
+        first, second = net[0](x), net[:2](x)
+        moved = second - sign * eta * (net[2](second) - y) @ net[2].weight
+        error = sign * (second - moved)  # what the second step hands on
+        told = net[2](moved) - y
+        last = moved + sign * eta * (error - told @ net[2].weight)
+        below = first - sign * eta * error @ net[1].weight
+        inputs = (first, second) if as_in_2021 else (below, last)
+        due = [torch.zeros_like(net[0].weight), error.T @ inputs[0], told.T @ inputs[1]]
+        for layer, gradient in zip(net, due, strict=True):
+            assert (layer.weight.grad - gradient).abs().max() < 1e-13
+
+
+@pytest.mark.parametrize("variance", [None, 1.0, 10.0])
+def test_a_change_on_xor_is_that_of_the_rule(variance):
+    start = exclusive_or.drawn(3, runs=2)
+    x, y = exclusive_or.POINTS[1], exclusive_or.TARGETS[1]
+    changes = exclusive_or.change(start, x, y, variance)
+    rule = (
+        pc.Backprop()
+        if variance is None
+        else pc.Strict(exclusive_or.STEP_SIZE, exclusive_or.STEPS, scale=1 / variance)
+    )
+    for k in range(2):
+        net = nn.Sequential(nn.Linear(2, 5), nn.Sequential(nn.Tanh(), nn.Linear(5, 1)))
+        net = net.double()
+        with torch.no_grad():
+            for p, drawn in zip(net.parameters(), start, strict=True):
+                p.copy_(drawn[k])
+
+        def closure(net=net):
+            return (net(x.tanh()[None]) - y).square().sum() / 2
+
+        pc.backward(net, closure, rule, at="*")
+        for p, change in zip(net.parameters(), changes, strict=True):
+            assert (p.grad + change[k]).abs().max() < 1e-12
+
+
+def test_stored_training_has_the_law_of_figure_3_and_the_rounding_of_figure_5():
+    law = [theory.remaining(19, 0.1, d) for d in (4, 3, 2, 1)]
+    ((_, value),) = cells_of_reproductions(part="training", rule="value")
+    assert np.allclose(np.median(value["errors"], axis=1)[:4], law, atol=0.01)
+    ((_, unit),) = cells_of_reproductions(part="training", rule="value-unit")
+    medians = np.median(unit["errors"], axis=1)
+    assert medians[4] == 0 and (medians[:4] > 1e-4).all() and (medians < 1e-2).all()
+
+
+def test_stored_changes_on_xor_come_near_the_gradient_with_the_variance():
+    found = {
+        given["what"]: numbers
+        for given, numbers in cells_of_reproductions(part="xor", rule="strict")
+    }
+    relative = [found[v]["relative"][1] for v in ("1", "10", "100")]
+    assert relative[0] > relative[1]
+    assert 8 < relative[1] / relative[2] < 10  # first order in 1/variance
 
 
 def test_stored_training_by_unit_steps_is_backpropagation():

@@ -22,7 +22,7 @@ _CHAPTERS = {
     ),
     "fixed_prediction": ("arrival", "dynamics", "orders", "floating_point"),
     "zero_divergence": ("recursion", "exactness", "steps", "online"),
-    "any_graph": ("cone", "unified", "identities"),
+    "any_graph": ("cone", "weak", "unified", "naive", "identities"),
     "architectures": ("sharing", "time", "batches", "kinks", "patterns", "coarser"),
     "other_energies": ("two_slopes", "frozen", "nudged", "live", "softmax"),
     "cost": ("work", "parallel"),

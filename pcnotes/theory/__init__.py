@@ -32,9 +32,11 @@ from .energies import (
     orthogonal_chain_energy,
 )
 from .graphs import (
+    clear,
     delays,
     distances,
     eliminate,
+    live_errors,
     moral_distances,
     path_parts,
     rounds_needed,
@@ -48,6 +50,7 @@ __all__ = [
     "arrival_moments",
     "arrived",
     "binomial_tail",
+    "clear",
     "delays",
     "descent_energies",
     "distances",
@@ -59,6 +62,7 @@ __all__ = [
     "incomplete_beta",
     "linear_equilibrium",
     "linear_residual",
+    "live_errors",
     "moral_distances",
     "nudge_bound",
     "orthogonal_chain_energy",

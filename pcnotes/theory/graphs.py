@@ -119,6 +119,45 @@ def moral_distances(parents: Parents, loss_parents: Iterable[str]) -> dict[str, 
     return found
 
 
+def clear(parents: Parents, loss_parents: Iterable[str]) -> list[str]:
+    """The vertices that Z-IL gets right at step d_max without identity vertices.
+
+    Vertex i is clear if every parent p of c has the moral distance d_max(c) + 1, where
+    c is i or any of its descendants. parents: {vertex: its parents} in topological
+    order, no dead ends. Label: `naive-z-il-criterion`.
+
+    >>> clear({"a": [], "b": ["a"], "c": ["b"], "d": ["c"], "e": ["a"]}, ["d", "e"])
+    ['e', 'd', 'c']
+    """
+    _, d_max = distances(parents, loss_parents)
+    moral = moral_distances(parents, loss_parents)
+    spoiled: set[str] = set()
+    for c in reversed(list(parents)):
+        if c in spoiled or any(moral[p] != d_max[c] + 1 for p in parents[c]):
+            spoiled |= {c, *parents[c]}
+    return [c for c in reversed(list(parents)) if c not in spoiled]
+
+
+def live_errors(M: Array, g: Array, steps: int) -> Array:
+    """The rows ε(n)/β, n = 0..steps, of unit steps with a weak loss, β → 0.
+
+    ε(n)/β tends to Σ δ⁽ʲ⁾, j ≤ n, less Σ Mⁿ⁻¹⁻ᵗJ(I - H)ᵗg, t < n. For linear vertices
+    and a linear loss this holds for every β. Label: `weak-loss`.
+
+    >>> M = np.array([[0.0, 2.0], [0.0, 0.0]])  # vertex 0 feeds vertex 1
+    >>> live_errors(M, np.array([1.0, 3.0]), 2)  # both feed the loss
+    array([[ 0.,  0.],
+           [ 1.,  1.],
+           [ 3., -1.]])
+    """
+    J, moved = M.T, np.array(g, dtype=float)
+    found = [np.zeros_like(moved)]
+    for _ in range(steps):
+        found.append(M @ found[-1] + g - J @ moved)
+        moved = J @ moved + M @ moved - M @ (J @ moved)
+    return np.array(found)
+
+
 def delays(
     parents: Parents, loss_parents: Iterable[str], levels: Mapping[str, int]
 ) -> dict[tuple[str, str], int]:

@@ -61,6 +61,16 @@ SIMPLIFY = """() => {
   }
 }"""
 
+# Texts that were there the last time and are no more.
+VANISHED = """() => {
+  const text = node => node.nodeType === Node.TEXT_NODE && node.data.trim();
+  const shown = new Set([...document.querySelectorAll("body *")]
+    .filter(e => e.checkVisibility() && [...e.childNodes].some(text)));
+  const before = [...window.shownBefore ?? []];
+  window.shownBefore = shown;
+  return before.filter(e => !shown.has(e)).map(e => e.outerHTML.slice(0, 120));
+}"""
+
 EVERYTHING: dict = {"resultTypes": ["violations"]}
 COLOURS = {"type": "rule", "values": ["color-contrast", "link-in-text-block"]}
 ONLY_COLOURS = EVERYTHING | {"runOnly": COLOURS}
@@ -69,7 +79,7 @@ NO_CONTRAST = EVERYTHING | {"rules": {"color-contrast": {"enabled": False}}}
 
 # In each scheme: the width in which a page is loaded, the width to which its window
 # then goes, and what axe is asked in which width. Structure is the same in both
-# schemes, and a desktop shows all the text that a phone does.
+# schemes, and a desktop shows all the text that a phone does (else the test says so).
 LOOKS = {
     "light": ("phone", "desktop", {"desktop": EVERYTHING}),
     "dark": ("desktop", "phone", {"phone": NO_CONTRAST, "desktop": ONLY_COLOURS}),
@@ -92,6 +102,7 @@ def test_page(browser: Browser, address: str, name: str, scheme: Scheme) -> None
         page.evaluate(SIMPLIFY)
         for width, question in questions.items():
             resize(page, width)
+            found += [f"on phones only: {text}" for text in page.evaluate(VANISHED)]
             found += violations(page, question)
     assert found == []
 

@@ -63,6 +63,44 @@ def residual(branches: Sequence[int], named_sums: bool) -> Pattern:
     return Pattern(wiring, ends, depth, copies, not branches)
 
 
+def widened(branches: Sequence[Sequence[int]], named_sums: bool) -> Pattern:
+    """The same with branches that are no rows: so many vertices at each place.
+
+    All of a place read all of the place before; the last place has one vertex.
+    """
+    wiring: Wiring = {"stem": ()}
+    stream = ["stem"]
+    for b, sizes in enumerate(branches, 1):
+        read = tuple(stream[-1:] if named_sums else stream)
+        for r, size in enumerate((*sizes, 1), 1):
+            here = tuple(f"{b}_{r}{side}" for side in "abc"[:size])
+            wiring |= dict.fromkeys(here, read)
+            read = here
+        if named_sums:
+            wiring[f"sum{b}"] = (stream[-1], *read)
+        stream.append(f"sum{b}" if named_sums else read[0])
+    row = residual([len(sizes) + 1 for sizes in branches], named_sums)
+    copies = {stream[b]: row.copies.get(i, 0) for b, i in enumerate(_stream(row))}
+    ends = stream[-1:] if named_sums else stream
+    return Pattern(wiring, ends, row.depth, copies, row.graded)
+
+
+def _stream(row: Pattern) -> list[str]:
+    """The stem and what ends each block."""
+    if len(row.loss_parents) > 1:
+        return list(row.loss_parents)
+    return [i for i in row.wiring if i == "stem" or i.startswith("sum")]
+
+
+def cells(length: int) -> Pattern:
+    """An LSTM cut at its states and memories; the last memory is a dead end."""
+    wiring: Wiring = {}
+    for t in range(1, length + 1):
+        before = (f"h{t - 1}", f"c{t - 1}") if t > 1 else ()
+        wiring |= {f"h{t}": before, **({f"c{t}": before} if t < length else {})}
+    return Pattern(wiring, [f"h{length}"], length, {}, True)
+
+
 def gated(length: int) -> Pattern:
     """An LSTM cut at gates z, memory c and state h, that speaks at the end."""
     wiring: Wiring = {}
@@ -86,13 +124,20 @@ def pattern_counts(draw: Draw) -> Measurement:
     layers, length = draw.integer(1, 3), draw.integer(1, 5)
     told = [t for t in range(1, length + 1) if t == length or draw.integer(0, 1)]
     branches = [draw.integer(1, 3) for _ in range(draw.integer(0, 4))]
+    wide = [
+        [draw.integer(1, 3) for _ in range(draw.integer(0, 2))]
+        for _ in range(draw.integer(0, 3))
+    ]
     pattern = draw.choice(
         [
             recurrent(layers, length, told),
             recurrent(layers, length, range(1, length + 1)),
             residual(branches, True),
             residual(branches, False),
+            widened(wide, True),
+            widened(wide, False),
             gated(length),
+            cells(length),
         ]
     )
     weighted = sum(b * p for b, p in enumerate(branches, 1))

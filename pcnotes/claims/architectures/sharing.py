@@ -92,7 +92,7 @@ def sharing_sum(draw: Draw) -> Measurement:
 def _ties(
     net: Tied, rule: Rule, room: float, readers: Sequence[str] | None = None
 ) -> Measurement:
-    """The shared bias against the sum over the copies, the states bit for bit."""
+    """The shared bias against the sum over the copies."""
     apart = learned(net.untied, rule)
     whole = net.shared(learned(net.case, rule))
     every = [*net.readers, *net.spoken] if readers is None else readers

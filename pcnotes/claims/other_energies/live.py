@@ -36,7 +36,16 @@ from ..measuring import (
 from ..networks import any_network, curved, furnished, graded_network, random_network
 from ..registry import Measurement, claim, worst
 from ..vertices import LOSSES, Readout, Values
-from .local_energies import ANY, CURVED, Energies, entries, slopes, some
+from .local_energies import (
+    ANY,
+    CURVED,
+    STEEP,
+    Energies,
+    Held,
+    entries,
+    slopes,
+    some,
+)
 
 # ---- Z-IL under any energy -----------------------------------------------------------
 
@@ -65,12 +74,21 @@ def _tame(case: Instance) -> Instance:
 
 
 def _replies(
-    case: Instance, energies: Energies, gamma: float, late: int = 0, plain: bool = False
+    case: Instance,
+    energies: Energies,
+    gamma: float,
+    late: int = 0,
+    plain: bool = False,
+    of: Instance | None = None,
 ) -> Measurement:
-    """late: read so many steps later. plain: the reply is what was asked."""
+    """late: read so many steps later. plain: the reply is what was asked.
+
+    of: the instance that is run, if it is another one than what it is held against.
+    """
     levels, lin = case.distances[1], case.linear
     rule = Strict(gamma, case.depth + 2 + late, energy=dict(energies))
-    states = infer(case.network, case.closure, rule, case.at)
+    run_on = case if of is None else of
+    states = infer(run_on.network, run_on.closure, rule, run_on.at)
     run = list(itertools.islice(states, case.depth + 1 + late))
     found: Values = {}
     wanted: Values = {}
@@ -120,8 +138,9 @@ def fp_any_output_loss(draw: Draw) -> Measurement:
     """Losses with one gradient at v̂ are one loss to fixed prediction and to Z-IL.
 
     Each output's loss is replaced by its slope and a random quadratic: the same errors
-    and lessons under fixed prediction, and under Z-IL on a graded graph. Equilibria
-    differ by β(I - M)⁻¹(∇²ℓ - ∇²ℓ′)(I - J)⁻¹δ, to first order.
+    and lessons under fixed prediction, and under Z-IL on a graded graph; the same ξ
+    under other energies. Equilibria differ by β(I - M)⁻¹(∇²ℓ - ∇²ℓ′)(I - J)⁻¹δ, to
+    first order.
     """
     case = any_network(draw)
     other = _impostor(case, draw)
@@ -133,8 +152,19 @@ def fp_any_output_loss(draw: Draw) -> Measurement:
     ]
     flat = _tame(graded_network(draw))
     twin = _impostor(flat, draw)
+    held = some(case, draw, STEEP)
+    under = [
+        [
+            {i: s.errors[i] for i in case.hidden}
+            for s in all_states(c, Held(held, sizes))
+        ]
+        for c in (case, other)
+    ]
     return worst(
         all_near(case, *runs),
+        all_near(case, *under),
+        # What is read of the twin, against replies of the original's Jacobians and g.
+        _replies(flat, some(flat, draw, _TAME), draw.uniform(0.3, 1.2), of=twin),
         _same(case, other, FixedPrediction()),
         _same(flat, twin, ZIL()),
         _equilibria(case, other),

@@ -50,9 +50,9 @@ def softmax_gauge(draw: Draw) -> Measurement:
 
     At random states. Under fixed prediction the sum of its value then drifts by -η·Σδ a
     step once its child has come to rest, and stands still, with Σδ = 0, if the child
-    reads its softmax. With a linear reader a small nudge leads to the least loss that
-    constants can reach, not to the feed-forward pass: F - min ℓ and the distance from
-    there fall with β.
+    reads its softmax; then a spring along the constant exerts no force at equilibrium.
+    With a linear reader a small nudge leads to the least loss that constants can reach,
+    not to the feed-forward pass: F - min ℓ and the distance from there fall with β.
     """
     generator, width = draw.generator(), draw.integer(2, 4)
     energy = draw.choice([kl, lk])
@@ -61,6 +61,7 @@ def softmax_gauge(draw: Draw) -> Measurement:
         _drift(_chain(draw, width, Vertex), energy),
         _no_drift(_chain(draw, width, Reader), energy),
         *_nudged(energy, generator, width, draw.uniform(0.5, 1.0)),
+        *_sprung(energy, generator, width),
     )
 
 
@@ -139,7 +140,7 @@ def _nudged(
     def left(beta: float) -> tuple[float, float]:
         v = ground.clone()
         for _ in range(30):
-            v, step = _newton(lambda u: energy(mu, u) + beta * loss(u), v)
+            v, step = _newton(lambda u: energy(mu, u), lambda u: beta * loss(u), v)
             if step < 1e-14 * (1 + norm(v)):
                 break
         value = (float(energy(mu, v)) + beta * float(loss(v))) / beta
@@ -154,11 +155,63 @@ def _nudged(
     ]
 
 
-def _newton(function: Callable[[Tensor], Tensor], v: Tensor) -> tuple[Tensor, float]:
-    slope = torch.autograd.functional.jacobian(function, v)
-    matrix = torch.autograd.functional.hessian(function, v)
+def _newton(
+    blind: Callable[[Tensor], Tensor], seen: Callable[[Tensor], Tensor], v: Tensor
+) -> tuple[Tensor, float]:
+    """A step for blind + seen, where the slope of blind sums to zero.
+
+    That sum is rounding. It is left out: along constants only `seen` has curvature, so
+    little of it that dividing by it would turn rounding into distance.
+    """
+    first, second = (
+        torch.autograd.functional.jacobian(function, v) for function in (blind, seen)
+    )
+    slope = first - first.mean() + second
+    matrix = torch.autograd.functional.hessian(lambda u: blind(u) + seen(u), v)
     step = torch.linalg.solve(matrix, slope)
     return v - step, norm(step)
+
+
+def _sprung(
+    energy: Energy, generator: torch.Generator, width: int, read: bool = False
+) -> list[Measurement]:
+    """With ½(Σε)² added, equilibria are those without it that have Σε = 0.
+
+    One vertex whose softmax the loss reads. read: it reads the value, a control.
+    """
+    W = torch.randn(width, width, generator=generator, dtype=torch.float64)
+    mu, y = torch.randn(2, width, generator=generator, dtype=torch.float64)
+    soft = float(mu.softmax(0).min())
+
+    def pull(v: Tensor) -> Tensor:
+        seen = v if read else v.softmax(0)
+        return 0.01 * soft * (W @ seen - y).square().sum() / (1 + norm(W) ** 2)
+
+    def spring(v: Tensor) -> Tensor:
+        return (mu - v).sum().square() / 2
+
+    v = mu.clone()
+    for _ in range(30):
+        slope = _slope(lambda u: energy(mu, u) + pull(u) + spring(u), v)
+        matrix = torch.autograd.functional.hessian(
+            lambda u: energy(mu, u) + pull(u) + spring(u), v
+        )
+        v = v - torch.linalg.solve(matrix, slope)
+        if norm(slope) < UNIT:
+            break
+    left = norm(_slope(lambda u: energy(mu, u) + pull(u), v))
+    # Slopes are differences of probabilities and of values.
+    terms = 1 + norm(mu) + norm(v)
+    return [
+        Measurement(left, ROUNDING * terms),
+        Measurement(float((mu - v).sum().abs()), ROUNDING * terms),
+    ]
+
+
+@softmax_gauge.control
+def spring_pulls(draw: Draw) -> Measurement:
+    """A loss that reads the constant: the spring is stretched at its equilibrium."""
+    return worst(*_sprung(kl, draw.generator(), draw.integer(2, 4), read=True))
 
 
 @softmax_gauge.control
