@@ -367,7 +367,10 @@ STUDY = Study(
     measure=measure,
     tolerance=tolerance,
     quick=lambda cell: (
-        ((cell.task, cell.seed) == ("diabetes", 0) and cell.part != "long")
+        (
+            (cell.task, cell.seed) == ("diabetes", 0)
+            and (cell.part != "long" or cell.rule == BASELINE)
+        )
         or (cell.part, cell.rule, cell.rate) == ("drift", "z-il", min(DRIFT_RATES))
     ),
 )
