@@ -208,6 +208,19 @@ def test_the_score_is_that_of_the_epoch_with_the_best_validation(monkeypatch):
 # What is stored
 
 
+def test_a_long_run_has_three_times_the_epochs(monkeypatch):
+    seen = []
+
+    def train(cell, to, model):
+        seen.append(to.epochs)
+        return {"validation": [1.0] * to.epochs, "test": [0.5] * to.epochs}
+
+    monkeypatch.setattr(training, "train", train)
+    for part in ("test", "long"):
+        training.measure(Cell(part, "diabetes", "bp", 0.1), Sources())
+    assert seen[1] == 3 * seen[0]
+
+
 def rows(study, **wanted):
     return [
         (cell["settings"], cell["numbers"])
