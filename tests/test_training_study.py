@@ -205,9 +205,6 @@ def test_the_score_is_that_of_the_epoch_with_the_best_validation(monkeypatch):
     assert found["score"] == 0.2 and found["gain"] is None
 
 
-# What is stored
-
-
 def test_a_long_run_has_three_times_the_epochs(monkeypatch):
     seen = []
 
@@ -219,6 +216,9 @@ def test_a_long_run_has_three_times_the_epochs(monkeypatch):
     for part in ("test", "long"):
         training.measure(Cell(part, "diabetes", "bp", 0.1), Sources())
     assert seen[1] == 3 * seen[0]
+
+
+# What is stored
 
 
 def rows(study, **wanted):
