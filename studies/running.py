@@ -218,5 +218,17 @@ def _conclude(
         )
         _all_kept(journal, say)
         return 1
+    if order.quick and (rest := _only_full(study, order, journal)):
+        say(
+            f"{rest} cells of the full form are kept in {journal.path}; "
+            "the command without --quick goes on from there"
+        )
+        return 0
     journal.remove()
     return 0
+
+
+def _only_full(study: Study[C], order: Order, journal: Journal) -> int:
+    """How many cells a full run has left in the journal that the quick form lacks."""
+    cells = [cell for cell in study.chosen(order.sources) if not study.quick(cell)]
+    return sum(study.key(cell) in journal.rows for cell in cells)
