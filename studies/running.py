@@ -20,7 +20,7 @@ from tqdm import tqdm
 from pcnotes.data.memory import ran_out
 
 from . import results
-from .journal import Journal
+from .journal import BusyError, Journal
 from .sources import Sources
 from .study import C, Numbers, Study, name, plain, settings
 
@@ -59,6 +59,13 @@ class Order:
 def run(study: Study[C], order: Order, say: Say = print) -> int:
     """Exit status: 0; 1 if a cell failed or found no room; INTERRUPTED after ctrl-C."""
     cells = study.chosen(order.sources, order.quick)
+    if order.anew and order.quick:
+        with Journal.open(order.journal) as journal:
+            if rest := _only_full(study, order, journal):
+                raise BusyError(
+                    f"{order.journal} holds {rest} cells of a full run that was broken "
+                    "off; --quick --anew would forget them. Finish that run, or"
+                )
     with Journal.open(order.journal, order.anew) as journal:
         todo = _todo(study, cells, journal, say)
         failed: list[str] = []

@@ -1123,3 +1123,20 @@ def test_ctrl_c_while_images_are_fetched_ends_with_a_word(
     monkeypatch.setattr(Sources, "images", lambda *_, **__: raiser(KeyboardInterrupt)())
     assert program.main(["toys"]) == INTERRUPTED
     assert "stopped before a cell of toys was begun" in capsys.readouterr().out
+
+
+def test_quick_anew_does_not_forget_what_a_full_run_has_left(
+    monkeypatch, tmp_path, toys, capsys
+):
+    monkeypatch.setattr(program, "STUDIES", {"toys": toys.study()})
+    monkeypatch.setattr(results, "FOLDER", tmp_path)
+    toys.trouble = {4: raiser(KeyboardInterrupt())}
+    assert program.main(["toys"]) == INTERRUPTED
+    toys.trouble, toys.measured = {}, []
+    journal = (tmp_path / "toys.journal.jsonl").read_bytes()
+    said = call(capsys, "toys", "--quick", "--anew")
+    assert "holds 2 cells of a full run" in said and "--out FILE" in said
+    assert (tmp_path / "toys.journal.jsonl").read_bytes() == journal
+    assert program.main(["toys"]) == 0
+    assert toys.measured == [5, 6, 4]
+    assert program.main(["toys", "--quick", "--anew"]) == 0
