@@ -14,6 +14,8 @@ from types import UnionType
 from typing import Any
 
 Row = dict[str, Any]
+# How every journal begins.
+FIRST = b'{"run": '
 
 
 class BusyError(Exception):
@@ -52,10 +54,11 @@ class Journal:
                 raise BusyError(
                     f"another run is writing {path}; wait for its end"
                 ) from None
-            if anew:
-                file.truncate(0)
             journal = cls(path, file)
             journal._read()
+            if anew:
+                file.truncate(0)
+                journal = cls(path, file)
             yield journal
 
     def _read(self) -> None:
@@ -63,6 +66,10 @@ class Journal:
         self.file.seek(0)
         text = self.file.readall() or b""
         whole = text[: text.rfind(b"\n") + 1]
+        if not whole and not (text.startswith(FIRST) or FIRST.startswith(text)):
+            raise FileExistsError(
+                f"{self.path} is no journal of a study; nothing was changed in it"
+            )
         self.file.truncate(len(whole))
         for line in whole.splitlines():
             try:

@@ -1140,3 +1140,16 @@ def test_quick_anew_does_not_forget_what_a_full_run_has_left(
     assert program.main(["toys"]) == 0
     assert toys.measured == [5, 6, 4]
     assert program.main(["toys", "--quick", "--anew"]) == 0
+
+
+@pytest.mark.parametrize("options", [[], ["--anew"]])
+def test_a_file_that_is_no_journal_is_left_as_it_is(
+    options, monkeypatch, tmp_path, toys, capsys
+):
+    monkeypatch.setattr(program, "STUDIES", {"toys": toys.study()})
+    monkeypatch.setattr(results, "FOLDER", tmp_path)
+    file = tmp_path / "toys.journal.jsonl"
+    file.write_text("mine, without a line's end")
+    said = call(capsys, "toys", *options)
+    assert "is no journal of a study; nothing was changed" in said
+    assert file.read_text() == "mine, without a line's end" and not toys.measured
