@@ -46,6 +46,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         sources = Sources.of(options.data)
     except ValueError as error:
         parser.error(str(error))
+    if out is not None and out.exists():
+        _replaceable(parser, names[0], out, options.quick)
     statuses = []
     for name in names:
         words = ["python", "-m", "studies", name, *["--quick"] * options.quick]
@@ -67,20 +69,39 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def _run(parser: argparse.ArgumentParser, study: Study[Any], order: Order) -> int:
     """One study on one thread, once it is certain that its images can be had."""
-    try:
-        for images in study.needs:
-            order.sources.images(images, count=1)
-    except (OSError, ValueError, ImportError, MemoryError) as error:
-        parser.error(str(error))
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     try:
+        try:
+            for images in study.needs:
+                order.sources.images(images, count=1)
+            study.chosen(order.sources, order.quick)
+        except (OSError, ValueError, ImportError, MemoryError) as error:
+            parser.error(str(error))
+        except KeyboardInterrupt:
+            print(f"\nstopped before a cell of {study.name} was begun")
+            return INTERRUPTED
         order.out.parent.mkdir(exist_ok=True)
         return run(study, order)
     except (BusyError, OSError) as error:
         parser.error(f"{error}\nresults may go elsewhere with --out FILE")
     finally:
         torch.set_num_threads(threads)
+
+
+def _replaceable(
+    parser: argparse.ArgumentParser, study: str, out: Path, quick: bool
+) -> None:
+    """--out may replace results of the same study, and quick ones no full ones."""
+    try:
+        there = results.read(study, out)
+    except (OSError, ValueError):
+        parser.error(f"--out {out} holds no results of {study}; name another file")
+    if quick and not there.get("quick"):
+        parser.error(
+            f"--out {out} holds results of the full form, which those of --quick would "
+            "replace; name another file"
+        )
 
 
 def default(name: str, quick: bool, sources: Sources) -> Path:

@@ -10,9 +10,12 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
+from types import UnionType
 from typing import Any
 
 Row = dict[str, Any]
+# How every journal begins.
+FIRST = b'{"run": '
 
 
 class BusyError(Exception):
@@ -51,10 +54,11 @@ class Journal:
                 raise BusyError(
                     f"another run is writing {path}; wait for its end"
                 ) from None
-            if anew:
-                file.truncate(0)
             journal = cls(path, file)
             journal._read()
+            if anew:
+                file.truncate(0)
+                journal = cls(path, file)
             yield journal
 
     def _read(self) -> None:
@@ -62,10 +66,14 @@ class Journal:
         self.file.seek(0)
         text = self.file.readall() or b""
         whole = text[: text.rfind(b"\n") + 1]
+        if not whole and not (text.startswith(FIRST) or FIRST.startswith(text)):
+            raise FileExistsError(
+                f"{self.path} is no journal of a study; nothing was changed in it"
+            )
         self.file.truncate(len(whole))
         for line in whole.splitlines():
             try:
-                self._take(json.loads(line))
+                self._take(_checked(json.loads(line, parse_constant=_refuse)))
             except (ValueError, KeyError, TypeError, AttributeError):
                 self.damaged += 1
         # Numbers of which nobody knows where they were measured are measured again.
@@ -105,3 +113,23 @@ class Journal:
     def remove(self) -> None:
         """All of it stands in a file of results."""
         self.path.unlink(missing_ok=True)
+
+
+def _refuse(constant: str) -> None:
+    raise ValueError(f"{constant} is no number of a cell")
+
+
+def _checked(row: Row) -> Row:
+    """The same, if each part of the line is of its kind."""
+    kinds: dict[str, type | UnionType] = {"begun": str}
+    if "cell" in row:
+        kinds = {"cell": str, "run": str, "settings": dict, "numbers": dict}
+        kinds["seconds"] = int | float
+    elif "run" in row:
+        kinds = {"run": str, "machine": dict}
+    for key, kind in kinds.items():
+        if not isinstance(row[key], kind):
+            raise TypeError(f"{key} is {row[key]!r}")
+    if "machine" in kinds and not {"commit", "sources"} <= row["machine"].keys():
+        raise ValueError("the machine does not say with which code it measured")
+    return row

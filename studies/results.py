@@ -127,13 +127,36 @@ def read(study: str, file: Path | None = None) -> Document:
         raise FileNotFoundError(
             f"there is no {path}; `python -m studies {study}` makes it"
         )
-    found: Document = json.loads(path.read_text(encoding="utf-8"))
-    if found.get("schema") != SCHEMA or found.get("study") != study:
+    way = f"`git checkout` brings a stored file back, `python -m studies {study}` "
+    way += "makes it anew"
+    try:
+        found: Document = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise ValueError(f"{path} is damaged ({error}); {way}") from error
+    is_document = isinstance(found, dict)
+    if not is_document or (found.get("schema"), found.get("study")) != (SCHEMA, study):
         raise ValueError(
-            f"{path} does not hold results of {study} in form {SCHEMA}; "
-            f"`python -m studies {study}` makes them anew"
+            f"{path} does not hold results of {study} in form {SCHEMA}; {way}"
         )
+    if wrong := _incomplete(found):
+        raise ValueError(f"{path} is damaged ({wrong}); {way}")
     return found
+
+
+def _incomplete(found: Document) -> str | None:
+    """What results lack of their form, in words."""
+    runs, cells = found.get("runs"), found.get("cells")
+    if not isinstance(runs, list) or not isinstance(cells, list):
+        return "its runs and cells are not lists"
+    for k, cell in enumerate(cells):
+        if not isinstance(cell, dict):
+            return f"cell {k} is {cell!r}"
+        for key in ("settings", "numbers"):
+            if not isinstance(cell.get(key), dict):
+                return f"cell {k} has no {key}"
+        if cell.get("run") not in range(len(runs)):
+            return f"cell {k} is of run {cell.get('run')!r}, and {len(runs)} are there"
+    return None
 
 
 def differences(

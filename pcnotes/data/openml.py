@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import errno
+import gzip
 import http.client
 import os
 import socket
+import ssl
 import tempfile
 import urllib.error
 import warnings
-import zipfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -21,6 +22,8 @@ from . import memory
 from .catalogue import PARTS, Collection, Part, Raw, check
 from .files import wanted
 
+# The network went away, in words of the system that Python has no class for.
+AWAY = (errno.ENETDOWN, errno.ENETUNREACH, errno.EHOSTDOWN, errno.EHOSTUNREACH)
 PATIENCE = 60.0  # seconds without a byte, then the connection is given up
 
 
@@ -32,14 +35,22 @@ def load(
     file = folder / f"{collection.name}.npz"
     if not file.exists():
         _fetch(collection, file)
+    pixels = collection.counts[part] * collection.pixels
+    with memory.reading(pixels, str(file)):
+        return _read(collection, part, file)
+
+
+def _read(collection: Collection, part: Part, file: Path) -> Raw:
     try:
         with file.open("rb") as content, np.load(content, allow_pickle=False) as stored:
             raw = stored[f"{part}_images"], stored[f"{part}_labels"]
-    except (KeyError, ValueError, EOFError, zipfile.BadZipFile) as error:
+        return check("it holds something else", collection, raw)
+    except (MemoryError, OSError):
+        raise
+    except Exception as error:  # a damaged archive raises whatever it comes across
         raise ValueError(
             f"{file} is damaged ({error}); delete it, and it is fetched again"
         ) from error
-    return check(file, collection, raw)
 
 
 def default_cache() -> Path:
@@ -63,7 +74,7 @@ def _fetch(collection: Collection, file: Path) -> None:
     way = f"give the original files: source=FOLDER with {wanted(collection)}"
     memory.check(needed, what, way)
     with _in(file.parent) as temporary, _plainly(collection, file.parent):
-        try:
+        with memory.watched(needed, what, way):
             bunch = fetch_openml(
                 data_id=collection.openml,
                 data_home=str(temporary),
@@ -73,10 +84,6 @@ def _fetch(collection: Collection, file: Path) -> None:
                 n_retries=1,
             )
             parts = _split(collection, bunch.data, bunch.target)
-        except (MemoryError, RuntimeError) as error:
-            if memory.ran_out(error):
-                raise memory.too_little(needed, what, way) from error
-            raise
         whole = temporary / file.name
         np.savez(whole, **parts)
         whole.replace(file)
@@ -98,6 +105,15 @@ def _in(folder: Path) -> Iterator[Path]:
         yield Path(name)
 
 
+_LOST = (
+    urllib.error.URLError,
+    http.client.HTTPException,
+    ConnectionError,
+    TimeoutError,
+    ssl.SSLError,
+)
+
+
 @contextmanager
 def _plainly(collection: Collection, folder: Path) -> Iterator[None]:
     """What can go wrong between here and openml.org, in words with a way on."""
@@ -115,24 +131,20 @@ def _plainly(collection: Collection, folder: Path) -> Iterator[None]:
             yield
     except MemoryError:
         raise
-    except (
-        urllib.error.URLError,
-        http.client.HTTPException,
-        ConnectionError,
-        TimeoutError,
-    ) as error:
-        raise ConnectionError(
-            f"{collection.title} could not be fetched from openml.org ({error}). {ways}"
-        ) from error
-    except OSError as error:
-        if error.errno not in (errno.ENOSPC, errno.EDQUOT):
-            raise
-        raise OSError(
-            error.errno,
-            f"no space is left in {folder}; make room or name another folder with "
-            f"cache=. {ways}",
-        ) from error
     except Exception as error:
+        if isinstance(error, _LOST) or getattr(error, "errno", None) in AWAY:
+            raise ConnectionError(
+                f"{collection.title} could not be fetched from openml.org ({error}). "
+                f"{ways}"
+            ) from error
+        if isinstance(error, OSError) and not isinstance(error, gzip.BadGzipFile):
+            if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+                raise
+            raise OSError(
+                error.errno,
+                f"no space is left in {folder}; make room or name another folder with "
+                f"cache=. {ways}",
+            ) from error
         raise ValueError(
             f"what openml.org sent is not {collection.title} "
             f"({type(error).__name__}: {error}). {ways}"

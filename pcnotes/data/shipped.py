@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import importlib.util
+import numbers
 from pathlib import Path
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from . import memory
 from .catalogue import Part, Raw
 from .files import content
 
@@ -28,6 +30,7 @@ def digits(
     >>> x.shape, y.tolist()
     (torch.Size([5, 64]), [0, 1, 2, 3, 4])
     """
+    check_call(count, dtype)
     try:
         from sklearn.datasets import load_digits
     except ImportError as error:
@@ -41,9 +44,27 @@ def digits(
     return x, torch.as_tensor(bunch.target[:count])
 
 
+def check_call(count: int | None, dtype: torch.dtype) -> None:
+    """A TypeError in words for what is no number of images, or no type of pixels."""
+    # Types of eight bits and fewer only store: PyTorch does not compute in them.
+    floating = isinstance(dtype, torch.dtype) and dtype.is_floating_point
+    if not floating or dtype.itemsize < 2:
+        raise TypeError(
+            f"dtype must be a floating type of torch of 16 bits or more, got {dtype!r}"
+        )
+    is_count = isinstance(count, numbers.Integral) and not isinstance(count, bool)
+    if count is not None and not is_count:
+        raise TypeError(f"count must be a whole number or None, got {count!r}")
+
+
 def mnist(part: Part) -> Raw:
     """The first 400 (train) or the last 100 (test) of each digit, digits in turn."""
     file = _file()
+    with memory.reading(4 * 5000 * 785, str(file)):
+        return _read(part, file)
+
+
+def _read(part: Part, file: Path) -> Raw:
     try:
         rows = np.loadtxt(
             content(file).decode("ascii").splitlines(), delimiter=",", dtype=np.int64
