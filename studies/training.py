@@ -16,7 +16,7 @@ trajectories that agree in exact arithmetic drift apart.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from dataclasses import asdict, dataclass, replace
 from functools import lru_cache
@@ -144,35 +144,24 @@ def cells(sources: Sources) -> list[Cell]:
         for seed in SEEDS
     ]
     longer = [replace(c, part="long") for c in reported if c.rule not in EXACT]
-    sweeps = [*_rates(), *_steps(), *_nudges(), *_short()]
+    sweeps = [
+        *_sweep("rates", (BASELINE, *OTHERS), "rate", SWEPT_RATES),
+        *_sweep("steps", ("strict", "error", "incremental"), "step_size", SWEPT_STEPS),
+        *_sweep("nudge", ("strict", "error"), "scale", NUDGES),
+        *_short(),
+    ]
     return [*reported, *longer, *sweeps, *_drift()]
 
 
-def _rates() -> Iterator[Cell]:
-    for rule in (BASELINE, *OTHERS):
-        own = chosen("digits", rule)
-        for rate in SWEPT_RATES:
+def _sweep(
+    part: Part, rules: Sequence[str], setting: str, values: Sequence[float]
+) -> Iterator[Cell]:
+    """Rules on the digits as they were tuned, but for one setting."""
+    for rule in rules:
+        own = asdict(chosen("digits", rule))
+        for value in values:
             for seed in SWEEP_SEEDS:
-                at = asdict(replace(own, rate=rate))
-                yield Cell("rates", "digits", rule, **at, seed=seed)
-
-
-def _steps() -> Iterator[Cell]:
-    for rule in ("strict", "error", "incremental"):
-        own = chosen("digits", rule)
-        for step_size in SWEPT_STEPS:
-            for seed in SWEEP_SEEDS:
-                at = asdict(replace(own, step_size=step_size, steps=4))
-                yield Cell("steps", "digits", rule, **at, seed=seed)
-
-
-def _nudges() -> Iterator[Cell]:
-    for rule in ("strict", "error"):
-        own = chosen("digits", rule)
-        for scale in NUDGES:
-            for seed in SWEEP_SEEDS:
-                at = asdict(replace(own, scale=scale))
-                yield Cell("nudge", "digits", rule, **at, seed=seed)
+                yield Cell(part, "digits", rule, **own | {setting: value}, seed=seed)
 
 
 def _short() -> Iterator[Cell]:

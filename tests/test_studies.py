@@ -36,6 +36,8 @@ from studies.running import INTERRUPTED, Order, run
 from studies.sources import Sources
 from studies.study import Study, Tolerance, name, settings
 
+pytestmark = pytest.mark.usefixtures("one_thread")
+
 SCHEMA = {
     "type": "object",
     "additionalProperties": False,
@@ -119,14 +121,6 @@ class Toys:
 @pytest.fixture
 def toys():
     return Toys()
-
-
-@pytest.fixture(autouse=True)
-def one_thread():
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
 
 
 @pytest.fixture

@@ -16,13 +16,7 @@ from studies.rules import Settings, made, spent
 from studies.sources import Sources
 from studies.training import Cell
 
-
-@pytest.fixture(autouse=True)
-def one_thread():
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 @pytest.mark.parametrize("module", ["rules", "snapshot", "tasks", "training"])
